@@ -1,0 +1,228 @@
+"""What can be asked: the typed configuration, section by section.
+
+Every field has a default that works, a range and a description; ``"auto"`` is a literal that only
+the planner resolves (`medgraft.training.plan`). Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0, le=10.0)]
+Auto = Literal["auto"]
+
+HEAD_LAYER = re.compile(r"^(dropout|mc_dropout|dense)\s+([0-9.]+)$|^(relu|batch_norm|flatten)$")
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys refused, values frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
+
+
+class DataConfig(Section):
+    """Where images, labels and patients come from, how they are read and split."""
+
+    label: str | None = Field(None, description="table column with the class")
+    image: str | None = Field(None, description="table column with the file or image id")
+    patient: str | None = Field(None, description="table column with the patient")
+    split: str | None = Field(None, description="table column with train, val or test")
+    mask: str | None = Field(None, description="table column with the mask file")
+    images: Path | None = Field(None, description="folder in which the ids or relative paths of the table live")
+    encoding: str | None = Field(None, description="text encoding of the table, detected when not given")
+    patient_preset: str = Field("auto", description="named rule for patients in file names; auto, none or a name")
+    patient_regex: str | None = Field(None, description="regular expression on the file path; its groups joined are the patient")
+    classes: tuple[str, ...] | None = Field(None, description="class names in index order; default natural sort")
+    positive: str | None = Field(None, description="positive class of a two-class task")
+    modality: Literal["auto", "brain-mri", "chest-xray", "histopathology", "other"] = Field(
+        "auto", description="decides which augmentations anatomy allows"
+    )
+    val_fraction: Annotated[float, Field(ge=0.01, le=0.6)] = Field(0.15, description="share of images for validation")
+    test_fraction: Annotated[float, Field(ge=0.01, le=0.6)] = Field(0.15, description="share of images for test")
+    small_validation: Literal["pool", "keep"] = Field(
+        "pool", description="a given validation part too small to decide on: pool with train and re-split, or keep"
+    )
+    skip_bad: Fraction = Field(0.0, description="largest share of unreadable images that training may leave out")
+    allow_outside: bool = Field(False, description="allow images outside the source folder")
+    sixteen_bit: Literal["full", "percentile"] = Field(
+        "percentile", description="16-bit to 8-bit: full range / 257, or 0.5-99.5 percentile of each image"
+    )
+    float_range: tuple[float, float] | None = Field(None, description="value range of float images; 0..1 when not given")
+    background: Annotated[int, Field(ge=0, le=255)] = Field(0, description="grey level put behind transparent pixels")
+    frame: Annotated[int, Field(ge=0)] | None = Field(None, description="frame of multi-frame files, counted from 0")
+    max_megapixels: Annotated[float, Field(gt=0, le=1000)] = Field(50.0, description="largest image, in millions of pixels")
+    min_side: Annotated[int, Field(ge=1)] = Field(8, description="smallest side in pixels")
+    max_side: Annotated[int, Field(ge=8)] = Field(16384, description="largest side in pixels")
+    max_aspect: Annotated[float, Field(ge=1)] = Field(20.0, description="largest ratio of the sides")
+    max_file_mb: Annotated[float, Field(gt=0)] = Field(200.0, description="largest file in megabytes")
+    refuse_burned_in: bool = Field(False, description="refuse DICOM files that declare burned-in annotation")
+    cache_dir: Path | None = Field(None, description="pixel and feature cache; default the user's cache folder")
+    workers: Annotated[int, Field(ge=1, le=64)] | Auto = Field("auto", description="decoding threads")
+
+    @field_validator("patient_regex")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            groups = re.compile(value).groups
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        if groups < 1:
+            raise ValueError("needs at least one (group) that captures the patient")
+        return value
+
+    @model_validator(mode="after")
+    def _fractions_leave_train(self) -> DataConfig:
+        if self.val_fraction + self.test_fraction > 0.8:
+            raise ValueError("val_fraction + test_fraction must leave at least 0.2 for training")
+        return self
+
+
+class ModelConfig(Section):
+    """Backbone, its weights, input size and head."""
+
+    backbone: str = Field("efficientnet-lite0", description="catalogue name, Keras name or timm model name")
+    weights: str = Field("auto", description="auto, none, hub, or a .safetensors file")
+    size: Annotated[int, Field(ge=32, le=2048)] | Auto = Field("auto", description="input side in pixels")
+    resize: Literal["squash", "pad", "crop"] = Field("squash", description="how images take the input size")
+    pool: Literal["avg", "max"] = Field("avg", description="pooling between backbone and head")
+    pool_size: Annotated[int, Field(ge=1, le=32)] | Literal["global", "none"] = Field(
+        "global", description="global, a window side in feature cells, or none"
+    )
+    head: tuple[str, ...] = Field(
+        ("dropout 0.2",),
+        description="layers before the output: 'dropout P', 'mc_dropout P', 'dense N', 'relu', 'batch_norm', 'flatten'",
+    )
+    output: Literal["softmax", "sigmoid"] = Field("softmax", description="sigmoid: one output for a two-class task")
+
+    @field_validator("head")
+    @classmethod
+    def _known_layers(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
+        for layer in layers:
+            match = HEAD_LAYER.match(layer)
+            if match is None:
+                raise ValueError(f"{layer!r} is not a head layer; use 'dropout 0.2', 'dense 64', 'relu', 'batch_norm'")
+            kind, number = match.group(1), match.group(2)
+            if kind in ("dropout", "mc_dropout") and not 0 <= float(number) < 1:
+                raise ValueError(f"{layer!r}: dropout must be in [0, 1)")
+            if kind == "dense" and not (number.isdigit() and 1 <= int(number) <= 65536):
+                raise ValueError(f"{layer!r}: width must be a whole number in 1..65536")
+        return layers
+
+
+class PhaseConfig(Section):
+    """One stage of training: what trains, at which rates, for how long."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")] = Field(description="name in metrics and plots")
+    trains: Literal["head", "all"] | Annotated[float, Field(gt=0.0, le=1.0)] | tuple[str, ...] = Field(
+        "head", description="head, all, the last fraction of the backbone's layers, or names of backbone modules"
+    )
+    epochs: Annotated[int, Field(ge=1, le=10000)] | Auto = "auto"
+    batch_size: Annotated[int, Field(ge=1, le=8192)] | Auto = "auto"
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    head_lr: Rate = Field(1e-3, description="peak learning rate of the head")
+    backbone_lr: Rate = Field(1e-4, description="peak learning rate of the backbone")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    schedule: Literal["constant", "inverse_time", "cosine", "one_cycle", "plateau"] = "cosine"
+    decay: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="inverse_time: rate / (1 + decay * step)")
+    warmup: Fraction = Field(0.1, description="cosine: share of steps with a rising rate")
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    plateau_patience: Annotated[int, Field(ge=0)] = 2
+    min_lr: Annotated[float, Field(ge=0)] = 1e-6
+    patience: Annotated[int, Field(ge=1)] | Literal["none"] = Field(
+        5, description="early stopping: epochs without a better validation loss"
+    )
+    freeze_norm: bool = Field(True, description="keep the backbone's normalisation statistics")
+    averaging: Literal["none", "ema", "interpolate"] = Field(
+        "none", description="ema: average of the steps; interpolate: between start and end of the phase"
+    )
+
+
+class TrainingConfig(Section):
+    """Phases and what they share."""
+
+    phases: tuple[PhaseConfig, ...] | Auto = "auto"
+    loss: Literal["cross_entropy", "bce", "focal"] | Auto = "auto"
+    focal_gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: Literal["balanced", "none"] = "balanced"
+    views: Annotated[int, Field(ge=0, le=1000)] | Auto = Field(
+        "auto", description="augmented views per image in the feature cache, beside the clean one"
+    )
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
+
+    @field_validator("phases")
+    @classmethod
+    def _phases_named_once(cls, phases: tuple[PhaseConfig, ...] | Auto) -> tuple[PhaseConfig, ...] | Auto:
+        if phases == "auto":
+            return phases
+        names = [phase.name for phase in phases]
+        if not names:
+            raise ValueError("needs at least one phase")
+        if len(set(names)) != len(names):
+            raise ValueError(f"phase names must differ, got {names}")
+        return phases
+
+
+class AugmentConfig(Section):
+    """Random changes of training images; ranges are symmetric around no change."""
+
+    preset: Literal["auto", "none", "custom"] = Field(
+        "auto", description="auto: by modality; none: off; custom: the values below as they are"
+    )
+    rotation: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="degrees")
+    shift_x: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of the width")
+    shift_y: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of the height")
+    shear: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="tangent of the angle")
+    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="scale in 1-zoom .. 1+zoom")
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    quarter_turns: bool = Field(False, description="rotation by 0, 90, 180 or 270 degrees")
+    brightness: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="added, share of full scale")
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="factor in 1-contrast .. 1+contrast")
+    noise: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="largest standard deviation, share of full scale")
+    blur: Annotated[float, Field(ge=0, le=10)] = Field(0.0, description="largest Gaussian sigma in pixels")
+
+
+class EvaluationConfig(Section):
+    """Operating point and intervals."""
+
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    bootstrap: Annotated[int, Field(ge=100, le=100000)] = 1000
+    operating_point: str = Field(
+        "youden", description="youden, argmax, sensitivity:VALUE or specificity:VALUE; chosen on validation"
+    )
+    gallery: Annotated[int, Field(ge=0, le=100)] = Field(12, description="images per gallery of the report")
+
+    @field_validator("operating_point")
+    @classmethod
+    def _known_rule(cls, rule: str) -> str:
+        if rule in ("youden", "argmax"):
+            return rule
+        name, _, number = rule.partition(":")
+        try:
+            if name in ("sensitivity", "specificity") and 0 < float(number) < 1:
+                return rule
+        except ValueError:
+            pass
+        raise ValueError("use youden, argmax, sensitivity:0.95 or specificity:0.95")
+
+
+class Config(Section):
+    """All that can be asked of a run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    augment: AugmentConfig = AugmentConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
