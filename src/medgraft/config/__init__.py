@@ -1,3 +1,7 @@
+"""Typed configuration: what can be asked of a run."""
+
+from medgraft.config.dump import dump_config
+from medgraft.config.load import load_config
 from medgraft.config.schema import (
     AugmentConfig,
     Config,
@@ -16,4 +20,6 @@ __all__ = [
     "ModelConfig",
     "PhaseConfig",
     "TrainingConfig",
+    "dump_config",
+    "load_config",
 ]

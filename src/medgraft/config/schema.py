@@ -49,8 +49,10 @@ class DataConfig(Section):
     )
     skip_bad: Fraction = Field(0.0, description="largest share of unreadable images that training may leave out")
     allow_outside: bool = Field(False, description="allow images outside the source folder")
-    sixteen_bit: Literal["full", "percentile"] = Field(
-        "percentile", description="16-bit to 8-bit: full range / 257, or 0.5-99.5 percentile of each image"
+    sixteen_bit: Literal["auto", "full", "percentile"] = Field(
+        "auto",
+        description="16-bit to 8-bit: auto takes 8, 12 or 16 bits as full range by the largest value; "
+        "full range / 257; or 0.5-99.5 percentile of each image",
     )
     float_range: tuple[float, float] | None = Field(None, description="value range of float images; 0..1 when not given")
     background: Annotated[int, Field(ge=0, le=255)] = Field(0, description="grey level put behind transparent pixels")
@@ -75,6 +77,13 @@ class DataConfig(Section):
             raise ValueError(f"not a regular expression: {error}") from error
         if groups < 1:
             raise ValueError("needs at least one (group) that captures the patient")
+        return value
+
+    @field_validator("float_range")
+    @classmethod
+    def _range_rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[0] < value[1]:
+            raise ValueError("needs a smaller number, then a larger one")
         return value
 
     @model_validator(mode="after")

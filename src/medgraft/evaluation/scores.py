@@ -1,0 +1,79 @@
+"""The table of every declared image: what is true, what was predicted, or why there is no prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_HEADER = ("sample_id", "path", "patient_id", "label", "predicted", "correct", "status")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One declared image.
+
+    Attributes:
+        sample_id: unique identifier.
+        path: file as the manifest names it.
+        patient_id: patient, or None when unknown.
+        label: true class, or None when unknown.
+        predicted: class at the operating point, or None when not scored.
+        proba: C calibrated probabilities in class order, or None when not scored.
+        error: ``[CODE] what`` when the image could not be scored.
+    """
+
+    sample_id: str
+    path: str
+    patient_id: str | None = None
+    label: str | None = None
+    predicted: str | None = None
+    proba: tuple[float, ...] | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        scored = self.error is None
+        if (self.predicted is not None) != scored or (self.proba is not None) != scored:
+            raise ValueError(f"{self.sample_id}: a row has either a prediction with probabilities or an error")
+
+
+def write_scores_csv(path: Path, rows: Iterable[ScoreRow], *, classes: Sequence[str]) -> None:
+    """Write scores.csv (UTF-8): one row per declared image, in order, none left out.
+
+    Probabilities keep full precision, so every metric can be recomputed from the file. ``correct``
+    is ``true`` or ``false``, empty without label or prediction. ``status`` is ``ok`` or
+    ``unscored: [CODE] what``. A text that a spreadsheet would run as a formula gets a leading
+    apostrophe.
+
+    Args:
+        path: file to write; replaced.
+        rows: the declared images.
+        classes: C class names, in the order of the probabilities.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(_line([*_HEADER, *(f"proba_{name}" for name in classes)]))
+        file.writelines(_line(_cells(row, len(classes))) for row in rows)
+
+
+def _cells(row: ScoreRow, n_classes: int) -> list[str]:
+    if row.proba is not None and len(row.proba) != n_classes:
+        raise ValueError(f"{row.sample_id}: {len(row.proba)} probabilities for {n_classes} classes")
+    texts = [_text(value) for value in (row.sample_id, row.path, row.patient_id, row.label, row.predicted)]
+    known = row.predicted is not None and row.label is not None
+    correct = ("true" if row.predicted == row.label else "false") if known else ""
+    status = "ok" if row.error is None else f"unscored: {row.error}"
+    proba = [""] * n_classes if row.proba is None else [repr(float(p)) for p in row.proba]
+    return [*texts, correct, status, *proba]
+
+
+def _line(cells: Sequence[str]) -> str:
+    # Not csv.writer: with "\n" line ends it leaves a carriage return unquoted, and readers break the row there.
+    quoted = ('"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\r\n') else cell for cell in cells)
+    return ",".join(quoted) + "\n"
+
+
+def _text(value: str | None) -> str:
+    if value is None:
+        return ""
+    return f"'{value}" if value.startswith(_FORMULA_STARTS) else value

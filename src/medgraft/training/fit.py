@@ -1,0 +1,324 @@
+"""One phase of training, read from top to bottom.
+
+    for each epoch: order = f(seed, epoch) → batches → loss → step; then validation
+    best validation loss kept; patience ends the phase; best weights restored
+
+Validation images are never augmented, and only they decide when to stop and which weights to keep.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medgraft.config import PhaseConfig
+from medgraft.errors import TrainingError
+from medgraft.models.classifier import Classifier
+from medgraft.models.freeze import Trainable, apply_mode
+from medgraft.training.losses import Loss
+from medgraft.training.optim import Schedule, make_optimizer
+from medgraft.training.sources import Source
+from medgraft.types import FloatArray, IntArray
+
+_EVAL_BATCH = 128
+_BLENDS = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One line of metrics.csv; rates are the peak rates of the last step, times are wall seconds."""
+
+    phase: str
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    head_lr: float
+    backbone_lr: float
+    seconds: float
+    images_per_second: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of one part with their targets.
+
+    Attributes:
+        source: N images.
+        targets: (N,) int64 class indices.
+        sample_ids: N names for error messages.
+    """
+
+    source: Source
+    targets: IntArray
+    sample_ids: Sequence[str]
+
+
+@dataclass
+class PhaseRun:
+    """Everything one phase needs beside its data."""
+
+    phase: PhaseConfig
+    classifier: Classifier
+    network: nn.Module
+    trainable: Trainable
+    train_loss: Loss
+    val_loss: Loss
+    device: torch.device
+    precision: torch.dtype
+    seed: int
+    on_batch: Callable[[str, int, int], None] = lambda what, done, total: None
+    on_epoch: Callable[[EpochRow], None] = lambda row: None
+    should_stop: Callable[[], bool] = lambda: False
+    rows: list[EpochRow] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PhaseOutcome:
+    """What a phase ended with.
+
+    Attributes:
+        rows: one per epoch.
+        best_epoch: number of the epoch whose weights were kept, counted from 1; 0 when none.
+        blend: share of the trained weights in the result; 1 unless weights were interpolated.
+        stopped: True when it ended on request.
+    """
+
+    rows: tuple[EpochRow, ...]
+    best_epoch: int
+    blend: float
+    stopped: bool
+
+
+def fit_phase(run: PhaseRun, train: Part, val: Part) -> PhaseOutcome:
+    """Train one phase and leave the best weights in the classifier.
+
+    Args:
+        run: phase, network and settings; `set_trainable` has been called for this phase.
+        train: training images and targets.
+        val: validation images and targets.
+
+    Returns:
+        Rows, the kept epoch and the blend.
+
+    Raises:
+        TrainingError: LOSS_NOT_FINITE, before the step that would spread it.
+    """
+    phase = run.phase
+    if phase.epochs == "auto" or phase.batch_size == "auto":
+        raise ValueError(f"phase {phase.name} is not planned: epochs and batch_size must be numbers")
+    optimizer = make_optimizer(phase, run.trainable)
+    n_steps = math.ceil(len(train.targets) / phase.batch_size) * phase.epochs
+    schedule = Schedule(phase, optimizer, n_steps)
+    scaler = torch.amp.GradScaler(run.device.type, enabled=run.precision == torch.float16)
+    parameters = [*run.trainable.head, *run.trainable.backbone]
+    average = _Ema(parameters) if phase.averaging == "ema" else None
+    start = _Snapshot(run.classifier)
+    best, best_loss, best_epoch, bad_epochs, stopped = start, math.inf, 0, 0, False
+
+    for epoch in range(1, phase.epochs + 1):
+        began = time.perf_counter()
+        apply_mode(run.classifier, run.trainable)
+        train.source.start_epoch(epoch)
+        # the head's dropout draws from the global generator: seeded per epoch, so a resumed epoch repeats
+        torch.manual_seed(run.seed * 100_003 + epoch)
+        order = np.random.default_rng([run.seed, epoch]).permutation(len(train.targets))
+        loss_sum = torch.zeros((), device=run.device)
+        correct = torch.zeros((), device=run.device)
+        seen = 0
+        for rows in _batches(order, phase.batch_size):
+            inputs = _to_device(train.source.read(rows), run.device)
+            targets = torch.from_numpy(train.targets[rows]).to(run.device)
+            with _autocast(run):
+                logits = run.network(inputs)
+            loss = run.train_loss(logits.float(), targets)
+            _refuse_not_finite(loss, phase.name, epoch, [train.sample_ids[row] for row in rows])
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            schedule.step()
+            if average is not None:
+                average.update()
+            loss_sum += loss.detach() * len(rows)
+            correct += (logits.argmax(dim=1) == targets).sum()
+            seen += len(rows)
+            run.on_batch(f"{phase.name} epoch {epoch}/{phase.epochs}", seen, len(order))
+            if run.should_stop():
+                stopped = True
+                break
+        with average.applied() if average is not None else nullcontext():
+            val_logits = predict_logits(run, val.source)
+            val_loss, val_accuracy = _score(run.val_loss, val_logits, val.targets)
+            improved = val_loss < best_loss
+            if improved:
+                best, best_loss, best_epoch, bad_epochs = _Snapshot(run.classifier), val_loss, epoch, 0
+            else:
+                bad_epochs += 1
+        schedule.epoch_end(val_loss)
+        seconds = time.perf_counter() - began
+        row = EpochRow(
+            phase=phase.name,
+            epoch=epoch,
+            train_loss=float(loss_sum) / max(seen, 1),
+            train_accuracy=float(correct) / max(seen, 1),
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            head_lr=_rate(optimizer, run.trainable.head),
+            backbone_lr=_rate(optimizer, run.trainable.backbone),
+            seconds=seconds,
+            images_per_second=seen / seconds,
+            best=improved,
+        )
+        run.rows.append(row)
+        run.on_epoch(row)
+        if stopped or (phase.patience != "none" and bad_epochs >= phase.patience):
+            break
+
+    best.restore()
+    blend = 1.0
+    if phase.averaging == "interpolate" and best_epoch:
+        blend = _choose_blend(run, val, start, best, best_loss)
+    return PhaseOutcome(tuple(run.rows), best_epoch, blend, stopped)
+
+
+def predict_logits(run: PhaseRun, source: Source) -> FloatArray:
+    """Logits (N, C) float64 of the clean images of a part, in eval mode."""
+    run.classifier.eval()
+    outputs = []
+    source.start_epoch(0)
+    with torch.inference_mode(), _autocast(run):
+        for first in range(0, len(source), _EVAL_BATCH):
+            rows = np.arange(first, min(first + _EVAL_BATCH, len(source)))
+            outputs.append(run.network(_to_device(source.read(rows), run.device)).float().cpu())
+    return torch.cat(outputs).double().numpy()
+
+
+def _choose_blend(run: PhaseRun, val: Part, start: _Snapshot, best: _Snapshot, best_loss: float) -> float:
+    """Between the weights before and after the phase, the blend with the lowest validation loss.
+
+    Averaging keeps what the frozen network knew about images unlike the training ones.
+
+    Source:
+        Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT), equation 1, with
+        the mixing share chosen on validation.
+    """
+    chosen, chosen_loss = 1.0, best_loss
+    for share in _BLENDS:
+        best.restore(blend_from=start, share=share)
+        loss, _ = _score(run.val_loss, predict_logits(run, val.source), val.targets)
+        if loss < chosen_loss:
+            chosen, chosen_loss = share, loss
+    best.restore(blend_from=start, share=chosen)
+    return chosen
+
+
+class _Snapshot:
+    """A copy of all weights and statistics of the classifier."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._state = {name: tensor.detach().clone() for name, tensor in classifier.state_dict().items()}
+
+    def restore(self, *, blend_from: _Snapshot | None = None, share: float = 1.0) -> None:
+        """Put the copy back, or ``share`` of it mixed with ``1 - share`` of another copy."""
+        state = self._state
+        if blend_from is not None and share < 1.0:
+            other = blend_from._state
+            state = {
+                name: torch.lerp(other[name], tensor, share) if tensor.is_floating_point() else tensor
+                for name, tensor in state.items()
+            }
+        self._classifier.load_state_dict(state)
+
+
+class _Ema:
+    """Exponential moving average of the trained parameters; warms up so that short phases average too."""
+
+    def __init__(self, parameters: list[nn.Parameter], decay: float = 0.998) -> None:
+        self._parameters = parameters
+        self._average = [parameter.detach().clone() for parameter in parameters]
+        self._decay = decay
+        self._steps = 0
+
+    def update(self) -> None:
+        self._steps += 1
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        with torch.no_grad():
+            torch._foreach_lerp_(self._average, self._parameters, 1.0 - decay)
+
+    def applied(self) -> AbstractContextManager[None]:
+        """The averages in place of the parameters, for validation."""
+        return _Swapped(self._parameters, self._average)
+
+
+class _Swapped(AbstractContextManager[None]):
+    def __init__(self, parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+        self._parameters = parameters
+        self._values = values
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+    def _swap(self) -> None:
+        with torch.no_grad():
+            for parameter, value in zip(self._parameters, self._values, strict=True):
+                held = parameter.detach().clone()
+                parameter.copy_(value)
+                value.copy_(held)
+
+
+def _batches(order: IntArray, batch_size: int) -> list[IntArray]:
+    """Consecutive batches; a last batch of one joins its neighbour, since batch norm is undefined on it."""
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    return batches
+
+
+def _score(loss: Loss, logits: FloatArray, targets: IntArray) -> tuple[float, float]:
+    value = float(loss(torch.from_numpy(logits).float(), torch.from_numpy(targets)))
+    accuracy = float((logits.argmax(axis=1) == targets).mean())
+    return value, accuracy
+
+
+def _refuse_not_finite(loss: Tensor, phase: str, epoch: int, sample_ids: list[str]) -> None:
+    if not bool(torch.isfinite(loss)):
+        raise TrainingError(
+            "LOSS_NOT_FINITE",
+            f"the loss became {float(loss)} in phase {phase}, epoch {epoch}",
+            where="batch of " + ", ".join(sample_ids[:5]) + (" …" if len(sample_ids) > 5 else ""),
+            fix=f"lower training.phases.{phase}.head_lr and backbone_lr, or set training.precision=float32",
+        )
+
+
+def _autocast(run: PhaseRun) -> AbstractContextManager[object]:
+    if run.precision == torch.float32:
+        return nullcontext()
+    return torch.autocast(run.device.type, run.precision)
+
+
+def _to_device(batch: Tensor, device: torch.device) -> Tensor:
+    batch = batch.to(device, non_blocking=True)
+    return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
+
+
+def _rate(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> float:
+    """Present learning rate of these parameters; 0 when they do not train."""
+    wanted = {id(parameter) for parameter in parameters}
+    rates = [
+        group["lr"] for group in optimizer.param_groups if any(id(parameter) in wanted for parameter in group["params"])
+    ]
+    return float(rates[0]) if rates else 0.0

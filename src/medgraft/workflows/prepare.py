@@ -1,0 +1,175 @@
+"""From SOURCE to images that can be trained on: read, decode all, refuse the bad, split, check.
+
+    SOURCE → Manifest → full decode (pixel cache) → policy on bad images → split → checks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from medgraft.checks.copies import check_copies
+from medgraft.checks.integrity import check_images
+from medgraft.checks.sizes import check_sizes
+from medgraft.config import Config
+from medgraft.data.image import decode
+from medgraft.data.manifest import Manifest
+from medgraft.data.pixels import ImageRecord, Pixels, bad_images, ingest
+from medgraft.data.split import assign_splits
+from medgraft.errors import DataError, Problem
+from medgraft.training.plan import DataFacts
+from medgraft.types import CheckResult, Preprocess, Split
+from medgraft.workflows.progress import Progress
+
+_PEEK = 48
+_COLOR = 6.0  # mean channel spread in grey levels above which images count as colored
+
+
+@dataclass(frozen=True)
+class Peek:
+    """What a few images tell before all are decoded.
+
+    Attributes:
+        side: median shorter side in pixels.
+        one_size: whether these images share one size.
+        colorful: whether most carry color.
+    """
+
+    side: int
+    one_size: bool
+    colorful: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Images read, decoded, split and checked.
+
+    Attributes:
+        manifest: all declared samples with their part.
+        records: one per sample.
+        pixels: one row per sample; rows of bad images must not be read.
+        readable: (N,) bool.
+        checks: everything found so far.
+    """
+
+    manifest: Manifest
+    records: tuple[ImageRecord, ...]
+    pixels: Pixels
+    readable: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    checks: tuple[CheckResult, ...]
+
+    def part(self, split: Split) -> tuple[Manifest, Pixels]:
+        """Readable samples of one part and their pixels, in the same order."""
+        rows = np.flatnonzero((self.manifest.table["split"].to_numpy() == split) & self.readable)
+        return self.manifest.take(rows), self.pixels.subset(rows)
+
+    def errors(self) -> dict[str, str]:
+        """Why a sample has no pixels, by sample id."""
+        ids = list(self.manifest.table["sample_id"])
+        return {ids[row]: str(record.error) for row, record in enumerate(self.records) if record.error is not None}
+
+    def facts(self, peek: Peek, source: Path, config: Config) -> DataFacts:
+        """What the planner needs to know."""
+        words = (source.resolve().name, *self.manifest.classes, self.manifest.patient_source, config.data.patient_preset)
+        return DataFacts(
+            counts=self.manifest.take(np.flatnonzero(self.readable)).counts(),
+            colorful=peek.colorful,
+            side=peek.side,
+            one_size=peek.one_size,
+            words=words,
+        )
+
+
+def peek_images(manifest: Manifest, config: Config) -> Peek:
+    """Decode up to 48 images spread over the manifest; unreadable ones are found later, by the full decode."""
+    paths = manifest.image_paths()
+    sides, sizes, spreads = [], set(), []
+    for row in np.unique(np.linspace(0, len(paths) - 1, _PEEK).astype(int)):
+        try:
+            pixels = decode(paths[row], config.data).pixels
+        except DataError:
+            continue
+        sizes.add(pixels.shape[:2])
+        sides.append(min(pixels.shape[:2]))
+        values = pixels[:: max(1, pixels.shape[0] // 64), :: max(1, pixels.shape[1] // 64)].astype(np.int16)
+        spreads.append(float(np.ptp(values, axis=2).mean()))
+    if not sides:
+        return Peek(side=0, one_size=False, colorful=False)
+    return Peek(int(np.median(sides)), len(sizes) == 1, float(np.median(spreads)) > _COLOR)
+
+
+def prepare(
+    manifest: Manifest,
+    config: Config,
+    preprocess: Preprocess,
+    *,
+    purpose: Literal["train", "evaluate", "check"],
+    progress: Progress,
+) -> Prepared:
+    """Decode everything, apply the policy on bad images, split and check.
+
+    Args:
+        manifest: samples as declared.
+        config: reading and splitting rules.
+        preprocess: network size and resizing.
+        purpose: ``train`` refuses bad images beyond ``data.skip_bad`` and splits; ``evaluate`` keeps
+            every declared row (bad ones stay unscored); ``check`` reports and splits.
+        progress: told how far decoding is.
+
+    Raises:
+        DataError: BAD_IMAGES with every bad file, or what splitting refuses.
+    """
+    result = ingest(
+        manifest.image_paths(),
+        preprocess,
+        config.data,
+        progress=lambda done, total: progress.advance("reading images", done, total),
+    )
+    readable = np.array([record.error is None for record in result.records], dtype=bool)
+    checks = [*manifest.notes, *check_images(manifest, result.records)]
+    if purpose == "train":
+        _refuse_bad(manifest, result.records, config.data.skip_bad)
+    if purpose != "evaluate" and readable.any():
+        keys = [record.pixel_hash for record in result.records]
+        manifest, decisions = _split_readable(manifest, readable, keys, config, purpose)
+        checks += decisions
+    checks += check_copies(manifest, result.records)
+    checks += check_sizes(manifest, readable)
+    return Prepared(manifest, result.records, result.pixels, readable, tuple(checks))
+
+
+def _split_readable(
+    manifest: Manifest, readable: np.ndarray, keys: Sequence[str], config: Config, purpose: str
+) -> tuple[Manifest, tuple[CheckResult, ...]]:
+    """Split the readable rows; a bad row keeps its given part, or goes to train, where it is left out."""
+    rows = np.flatnonzero(readable)
+    try:
+        part, decisions = assign_splits(
+            manifest.take(rows), config.data, seed=config.training.seed, copy_keys=[keys[row] for row in rows]
+        )
+    except DataError as error:
+        if purpose == "train":
+            raise
+        problem = error.problem
+        return manifest, (CheckResult(problem.code, "error", problem.what, advice=problem.fix),)
+    splits: list[Split | None] = [split or "train" for split in manifest.table["split"]]
+    for row, split in zip(rows, part.table["split"], strict=True):
+        splits[row] = split
+    return replace(manifest.with_splits(splits), notes=part.notes), decisions
+
+
+def _refuse_bad(manifest: Manifest, records: Sequence[ImageRecord], allowed_share: float) -> None:
+    problems: list[Problem] = bad_images(records, [Path(path) for path in manifest.table["path"]])
+    allowed = int(allowed_share * len(records))
+    if len(problems) > allowed:
+        raise DataError(
+            "BAD_IMAGES",
+            f"{len(problems):,} of {len(records):,} images cannot be used"
+            + (f", {allowed:,} are allowed (data.skip_bad)" if allowed else ""),
+            fix="repair or remove them, or leave out up to a share of them with --set data.skip_bad=0.05",
+            problems=problems,
+        )

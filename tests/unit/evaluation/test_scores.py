@@ -1,0 +1,57 @@
+"""scores.csv: one row per declared image, safe in a spreadsheet, precise enough to recompute."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from medgraft.evaluation.scores import ScoreRow, write_scores_csv
+
+
+def written(path: Path, rows: list[ScoreRow]) -> list[list[str]]:
+    write_scores_csv(path, rows, classes=("no", "yes"))
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_rows_and_header(tmp_path: Path) -> None:
+    third = 1 / 3
+    rows = [
+        ScoreRow("a", "x/a.png", "p1", "yes", "yes", (third, 1 - third)),
+        ScoreRow("b", "x/b,ü.png", None, "no", "yes", (0.25, 0.75)),
+        ScoreRow("c", "c.png", "p2", None, "no", (1.0, 0.0)),
+        ScoreRow("d", "d.png", "p2", "no", error="[IMG_TRUNCATED] the file ends early"),
+    ]
+    table = written(tmp_path / "scores.csv", rows)
+    header = "sample_id,path,patient_id,label,predicted,correct,status,proba_no,proba_yes"
+    assert ",".join(table[0]) == header
+    assert table[1] == ["a", "x/a.png", "p1", "yes", "yes", "true", "ok", repr(third), repr(1 - third)]
+    assert float(table[1][7]) == third
+    assert table[2][1:7] == ["x/b,ü.png", "", "no", "yes", "false", "ok"]
+    assert table[3][3:7] == ["", "no", "", "ok"]
+    assert table[4] == ["d", "d.png", "p2", "no", "", "", "unscored: [IMG_TRUNCATED] the file ends early", "", ""]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
+def test_text_that_would_run_as_a_formula_is_neutralised(tmp_path: Path, text: str) -> None:
+    row = ScoreRow(text, text, text, text, text, (1e-9, 1.0))
+    cells = written(tmp_path / "scores.csv", [row])[1]
+    assert cells[:5] == [f"'{text}"] * 5
+    assert cells[5:] == ["true", "ok", "1e-09", "1.0"]
+
+
+def test_quotes_and_line_ends_stay_within_their_cell(tmp_path: Path) -> None:
+    texts = ['say "a"', "two\nlines", "mac\rline", "a,b"]
+    rows = [ScoreRow(text, text, label="no", predicted="no", proba=(1.0, 0.0)) for text in texts]
+    assert [row[0] for row in written(tmp_path / "scores.csv", rows)[1:]] == texts
+
+
+def test_a_row_is_scored_or_has_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="either"):
+        ScoreRow("a", "a.png")
+    with pytest.raises(ValueError, match="either"):
+        ScoreRow("a", "a.png", predicted="no", proba=(1.0, 0.0), error="[X] y")
+    with pytest.raises(ValueError, match="3 probabilities for 2 classes"):
+        written(tmp_path / "scores.csv", [ScoreRow("a", "a.png", predicted="no", proba=(1.0, 0.0, 0.0))])

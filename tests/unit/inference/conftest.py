@@ -1,0 +1,46 @@
+"""A small classifier and its bundle, built once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medgraft.config import DataConfig, ModelConfig
+from medgraft.evaluation.operating_point import OperatingPoint
+from medgraft.inference.bundle import write_bundle
+from medgraft.models.classifier import Classifier, build_classifier
+
+CLASSES = ("glioma", "meningioma", "none")
+Make = Callable[..., Classifier]
+
+
+def _make(*, classes: tuple[str, ...] = CLASSES, **model: object) -> Classifier:
+    config = ModelConfig.model_validate({"backbone": "test_resnet", "weights": "none", "size": 64, **model})
+    return build_classifier(config, classes, seed=3).eval()
+
+
+@pytest.fixture(scope="session")
+def make_classifier() -> Make:
+    return _make
+
+
+@pytest.fixture(scope="session")
+def argmax() -> OperatingPoint:
+    return OperatingPoint(rule="argmax", positive=None, threshold=None, validation={})
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory, argmax: OperatingPoint) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "bundle"
+    rules = DataConfig(background=255, sixteen_bit="full")
+    provenance = {"data": "phantom", "n_train": 10, "versions": {"torch": "x"}}
+    write_bundle(folder, _make(), operating_point=argmax, temperature=1.7, provenance=provenance, rules=rules)
+    return folder
+
+
+@pytest.fixture
+def bundle_copy(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / "run" / "bundle"))

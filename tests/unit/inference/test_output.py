@@ -1,0 +1,62 @@
+"""Prediction files: one row per input, harmless in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from medgraft.errors import UsageError
+from medgraft.inference.output import write_predictions
+from medgraft.types import RESEARCH_USE_ONLY, Prediction
+
+CLASSES = ("=cmd()", "normal")
+ROWS = [
+    Prediction("a", "x/a.png", CLASSES, proba=(0.25, 0.75), label="normal"),
+    Prediction("=1+1", "@x,\n.png", CLASSES, error="[IMG_EMPTY] the file is empty"),
+    Prediction("b\udcff", "b\udcff", CLASSES, proba=(0.999999999, 1e-9), label="=cmd()"),
+]
+
+
+def test_csv_keeps_every_row_in_order_and_no_formula(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    write_predictions(path, ROWS)
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["sample_id", "path", "predicted", "status", "proba_=cmd()", "proba_normal", "error"]
+    assert rows[0] == ["a", "x/a.png", "normal", "ok", "0.25", "0.75", ""]
+    assert rows[1] == ["'=1+1", "'@x,\n.png", "", "unscored", "", "", "[IMG_EMPTY] the file is empty"]
+    assert rows[2][0] == "b\udcff" and rows[2][2] == "'=cmd()"
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for row in [header, *rows] for cell in row)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_json_says_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "out.JSON"
+    write_predictions(path, ROWS, bundle_id="ab12")
+    content = json.loads(path.read_text())
+    assert content["notice"] == RESEARCH_USE_ONLY and content["bundle_id"] == "ab12"
+    assert content["classes"] == list(CLASSES) and [row["sample_id"] for row in content["rows"]] == [
+        "a",
+        "=1+1",
+        "b\udcff",
+    ]
+    assert content["rows"][0]["proba"] == {"=cmd()": 0.25, "normal": 0.75}
+    assert content["rows"][1]["proba"] is None and content["rows"][1]["status"] == "unscored"
+
+
+def test_no_rows_is_a_file_with_a_header(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "out.csv", [])
+    assert (tmp_path / "out.csv").read_text() == "sample_id,path,predicted,status,error\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("out.xlsx", "OUTPUT_FORMAT"), ("out", "OUTPUT_FORMAT"), ("no/out.csv", "OUTPUT_NOT_WRITABLE")]
+)
+def test_other_endings_and_missing_folders_are_refused(tmp_path: Path, name: str, code: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        write_predictions(tmp_path / name, ROWS)
+    assert caught.value.code == code
+    assert not list(tmp_path.iterdir())
