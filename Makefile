@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 			"name one with: make PYTHON=/path/to/python3.11" >&2; \
 		exit 2; \
 	fi; \
-	echo "making .venv with $$($$chosen --version)"; \
+	echo "making .venv with $$("$$chosen" --version)"; \
 	"$$chosen" -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@

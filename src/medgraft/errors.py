@@ -18,6 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+SHOWN_PROBLEMS = 20
+"""Problems printed with an error; ``MedgraftError.problems`` holds all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -67,7 +70,9 @@ class MedgraftError(Exception):
 
     def __str__(self) -> str:
         lines = [f"error{self.problem}"]
-        lines += [f"  {problem}" for problem in self.problems]
+        lines += [f"  {problem}" for problem in self.problems[:SHOWN_PROBLEMS]]
+        if len(self.problems) > SHOWN_PROBLEMS:
+            lines.append(f"  and {len(self.problems) - SHOWN_PROBLEMS:,} more")
         return "\n".join(lines)
 
 

@@ -176,6 +176,39 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochRow:
+    """One epoch of training: a line of metrics.csv, a point of the curves.
+
+    Attributes:
+        phase: name of the stage of training.
+        epoch: 1, 2, … within the phase.
+        train_loss: mean loss on the training part, while it was trained on; None when not measured.
+        train_accuracy: 0..1, or None.
+        val_loss: mean loss on the validation part, never augmented; or None.
+        val_accuracy: 0..1, or None.
+        val_auroc: 0..1, or None where it is not estimable.
+        head_lr: learning rate of the head at the last step.
+        backbone_lr: learning rate of the backbone at the last step; 0 when it is frozen.
+        seconds: wall time, validation included.
+        images_per_second: training images per second of that time.
+        best: whether its weights were the best so far.
+    """
+
+    phase: str
+    epoch: int
+    train_loss: float | None
+    train_accuracy: float | None
+    val_loss: float | None
+    val_accuracy: float | None
+    val_auroc: float | None = None
+    head_lr: float = 0.0
+    backbone_lr: float = 0.0
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One output per input, in order; an unreadable input is a prediction with an error.
 

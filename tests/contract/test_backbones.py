@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import pytest
@@ -33,7 +32,7 @@ NETWORKS = [
     ("mobilenetv3_small_050", 64),  # has layers behind the pooling
     ("test_vit3", 160),  # registers, attention pooling
 ]
-N = 3
+N = 2
 
 
 @pytest.fixture(scope="module", params=NETWORKS, ids=lambda network: network[0])
@@ -50,16 +49,15 @@ def pixels(classifier: Classifier, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (N, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def train_steps(classifier: Classifier, trainable: Trainable, *, steps: int = 3) -> None:
-    """Plain SGD without decay: a parameter moves only if a gradient reaches it."""
-    optimizer = torch.optim.SGD([*trainable.head, *trainable.backbone], lr=0.05)
+def train_steps(classifier: Classifier, trainable: Trainable, *, steps: int = 2) -> None:
+    """Adam without decay: a parameter moves if and only if a gradient reaches it, however small."""
+    optimizer = torch.optim.Adam([*trainable.head, *trainable.backbone], lr=1e-3, eps=1e-20)
     target = torch.arange(N) % 3
     for step in range(steps):
         apply_mode(classifier, trainable)
         loss = nn.functional.cross_entropy(classifier(pixels(classifier, seed=step)), target)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_([*trainable.head, *trainable.backbone], 1.0)
         optimizer.step()
 
 
@@ -78,7 +76,6 @@ def test_maps_have_the_promised_shape(classifier: Classifier) -> None:
         maps = classifier.features(pixels(classifier))
         assert maps.shape == (N, backbone.n_channels, *backbone.feature_size)
         assert classifier(pixels(classifier)).shape == (N, 3)
-    assert not any(module.training for module in classifier.modules())
 
 
 def test_stages_are_the_network(classifier: Classifier) -> None:
@@ -99,7 +96,7 @@ def test_stages_are_the_network(classifier: Classifier) -> None:
 
 
 def test_frozen_backbone_is_a_pure_function(classifier: Classifier) -> None:
-    model = copy.deepcopy(classifier)
+    model = classifier
     trainable = set_trainable(model, "head", freeze_norm=False)
     assert trainable.backbone == [] and trainable.layers == ()
     before = snapshot(model.backbone)
@@ -114,7 +111,7 @@ def test_frozen_backbone_is_a_pure_function(classifier: Classifier) -> None:
 
 
 def test_the_frozen_part_stays_and_the_rest_moves(classifier: Classifier) -> None:
-    model = copy.deepcopy(classifier)
+    model = classifier
     trainable = set_trainable(model, 0.3, freeze_norm=True)
     live = {id(parameter) for parameter in model.parameters()}
     assert {id(parameter) for parameter in (*trainable.head, *trainable.backbone)} <= live
@@ -133,7 +130,7 @@ def test_the_frozen_part_stays_and_the_rest_moves(classifier: Classifier) -> Non
 
 
 def test_everything_trains_and_nothing_is_random(classifier: Classifier) -> None:
-    model = copy.deepcopy(classifier)
+    model = classifier
     trainable = set_trainable(model, "all", freeze_norm=True)
     assert {id(p) for p in trainable.backbone} == {id(p) for p in model.backbone.parameters()}
     with torch.no_grad():
@@ -150,7 +147,12 @@ def test_everything_trains_and_nothing_is_random(classifier: Classifier) -> None
             assert not torch.equal(before[f"backbone.{name}"], buffer), name
 
 
-def test_description_rebuilds_it(classifier: Classifier) -> None:
+@pytest.mark.parametrize(
+    ("name", "size"), [("efficientnet-lite0", 64), ("vit_tiny_patch16_224", 64), ("test_vit3", 160)]
+)
+def test_description_rebuilds_it(name: str, size: int) -> None:
+    classifier = build_classifier(ModelConfig(backbone=name, weights="none", size=size), ("a", "b", "c"), seed=0)
+    assert not any(module.training for module in classifier.modules())
     again = Classifier.from_description(classifier.describe())
     again.load_state_dict(classifier.state_dict())
     with torch.no_grad():

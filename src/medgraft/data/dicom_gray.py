@@ -12,16 +12,13 @@ its own range is the one that shows something, as in DICOM viewers.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medgraft.config.schema import DataConfig
+from medgraft.data.dicom_attributes import attribute, bad_attribute, filled, numbers
 from medgraft.data.levels import Values, is_doubled_8bit, stretch
-from medgraft.data.limits import quiet_decoders
-from medgraft.errors import DataError
 from medgraft.types import PixelArray
 
 if TYPE_CHECKING:
@@ -55,7 +52,7 @@ def gray_to_uint8(values: Values, dataset: Dataset, bits: int, frame: int, rules
     warnings: tuple[str, ...] = ()
     modality = _item(dataset, "PixelValueTransformationSequence", frame)
     slope, intercept = _number(modality, "RescaleSlope"), _number(modality, "RescaleIntercept")
-    has_table = _filled(dataset, "ModalityLUTSequence")
+    has_table = filled(dataset, "ModalityLUTSequence")
     if has_table:
         values = _apply(values, dataset, "ModalityLUTSequence")
         low, high = 0, _table_top(dataset, "ModalityLUTSequence")
@@ -63,13 +60,11 @@ def gray_to_uint8(values: Values, dataset: Dataset, bits: int, frame: int, rules
     elif (slope, intercept) not in ((None, None), (1.0, 0.0), (1.0, None), (None, 0.0)):
         slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
         if slope == 0:
-            raise DataError(
-                "DICOM_BAD_ATTR", "attribute RescaleSlope is 0, which erases the picture", fix="export it again"
-            )
+            raise bad_attribute("RescaleSlope", "is 0, which erases the picture")
         values = values * slope + intercept
         low, high = sorted((low * slope + intercept, high * slope + intercept))
         warnings += ("DICOM_RESCALED",)
-    if _filled(dataset, "VOILUTSequence"):
+    if filled(dataset, "VOILUTSequence"):
         shown = _apply(np.rint(values).astype(np.int64), dataset, "VOILUTSequence")
         return stretch(shown, 0, _table_top(dataset, "VOILUTSequence")), (*warnings, "DICOM_VOI_LUT")
     pixels, more = _windowed(values, _item(dataset, "FrameVOILUTSequence", frame))
@@ -95,11 +90,11 @@ def _without_window(
 
 
 def _windowed(values: Values, source: Dataset) -> tuple[PixelArray | None, tuple[str, ...]]:
-    centers, widths = _numbers(source, "WindowCenter"), _numbers(source, "WindowWidth")
+    centers, widths = numbers(source, "WindowCenter"), numbers(source, "WindowWidth")
     if not centers or not widths:
         return None, ()
     center, width = centers[0], widths[0]
-    function = str(source.get("VOILUTFunction") or "LINEAR").upper()
+    function = str(attribute(source, "VOILUTFunction") or "LINEAR").upper()
     if width < 1 if function == "LINEAR" else width <= 0:
         return None, ("DICOM_WINDOW_IGNORED",)
     warnings = (
@@ -118,57 +113,30 @@ def _windowed(values: Values, source: Dataset) -> tuple[PixelArray | None, tuple
 def _item(dataset: Dataset, sequence: str, frame: int) -> Dataset:
     """Where an attribute lives: in the frame's or the shared functional group, else in the file itself."""
     for groups, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
-        if _filled(dataset, groups) and len(dataset[groups].value) > index:
-            group = dataset[groups].value[index]
-            if _filled(group, sequence):
-                return group[sequence].value[0]  # type: ignore[no-any-return]
+        if filled(dataset, groups) and len(attribute(dataset, groups)) > index:
+            group = attribute(dataset, groups)[index]
+            if filled(group, sequence):
+                return attribute(group, sequence)[0]  # type: ignore[no-any-return]
     return dataset
-
-
-def _filled(dataset: Dataset, sequence: str) -> bool:
-    try:
-        return sequence in dataset and len(dataset[sequence].value) > 0
-    except Exception as error:  # values are converted on access, and conversion of anything may fail
-        raise DataError("DICOM_BAD_ATTR", f"attribute {sequence} cannot be read", fix="export it again") from error
 
 
 def _apply(values: Values, dataset: Dataset, sequence: str) -> Values:
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
     function = apply_voi if sequence == "VOILUTSequence" else apply_modality_lut
-    with quiet_decoders():
-        try:
-            return np.asarray(function(values, dataset))
-        except Exception as error:  # tables of a hostile file
-            raise DataError(
-                "DICOM_BAD_ATTR", f"attribute {sequence} cannot be applied", fix="export it again"
-            ) from error
+    try:
+        return np.asarray(function(values, dataset))
+    except Exception:  # tables of a hostile file
+        raise bad_attribute(sequence, "cannot be applied") from None
 
 
 def _table_top(dataset: Dataset, sequence: str) -> int:
-    bits = _numbers(dataset[sequence].value[0], "LUTDescriptor")
-    if len(bits) != 3 or not 1 <= bits[2] <= 16:
-        raise DataError(
-            "DICOM_BAD_ATTR", "attribute LUTDescriptor is not a table of 1 to 16 bits", fix="export it again"
-        )
-    return int(2 ** int(bits[2]) - 1)
+    descriptor = numbers(attribute(dataset, sequence)[0], "LUTDescriptor")
+    if len(descriptor) != 3 or not 1 <= descriptor[2] <= 16:
+        raise bad_attribute("LUTDescriptor", "is not a table of 1 to 16 bits")
+    return int(2 ** int(descriptor[2]) - 1)
 
 
 def _number(source: Dataset, keyword: str) -> float | None:
-    numbers = _numbers(source, keyword)
-    return numbers[0] if numbers else None
-
-
-def _numbers(source: Dataset, keyword: str) -> tuple[float, ...]:
-    with quiet_decoders():
-        try:
-            value: Any = source.get(keyword)
-            if value is None or value == "":
-                return ()
-            many = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-            numbers = tuple(float(number) for number in many)
-        except Exception as error:  # values are converted on access, and conversion of anything may fail
-            raise DataError("DICOM_BAD_ATTR", f"attribute {keyword} cannot be read", fix="export it again") from error
-    if not all(math.isfinite(number) for number in numbers):
-        raise DataError("DICOM_BAD_ATTR", f"attribute {keyword} is not finite", fix="export it again")
-    return numbers
+    found = numbers(source, keyword)
+    return found[0] if found else None

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from medgraft.types import FloatArray, IntArray
@@ -52,34 +51,57 @@ def join_groups(n: int, keys: Sequence[Sequence[str | None] | None]) -> IntArray
 
 @dataclass(frozen=True)
 class GroupCounts:
-    """Images per group and class.
+    """Images per group and class, as K triples sorted by group.
 
     Attributes:
-        counts: (G, C) sparse, images of class c in group g.
+        group: (K,) group.
+        label: (K,) class index.
+        n: (K,) images of that class in that group, at least 1.
+        start: (G + 1,) first triple of every group.
+        n_classes: C.
     """
 
-    counts: csr_array
+    group: IntArray
+    label: IntArray
+    n: IntArray
+    start: IntArray
+    n_classes: int
 
     @classmethod
     def of(cls, groups: IntArray, classes: IntArray, *, n_classes: int) -> GroupCounts:
         """Count rows given the group and class index of each."""
-        n_groups = int(groups.max()) + 1 if len(groups) else 0
-        ones = np.ones(len(groups), dtype=np.int64)
-        return cls(coo_array((ones, (groups, classes)), shape=(n_groups, n_classes)).tocsr())
+        keys, n = np.unique(groups * n_classes + classes, return_counts=True)
+        group, label = np.divmod(keys, n_classes)
+        n_groups = int(group[-1]) + 1 if len(group) else 0
+        return cls(group, label, n.astype(np.int64), np.searchsorted(group, np.arange(n_groups + 1)), n_classes)
+
+    @property
+    def n_groups(self) -> int:
+        return len(self.start) - 1
 
     @property
     def sizes(self) -> IntArray:
         """(G,) images per group."""
-        return np.asarray(self.counts.sum(axis=1), dtype=np.int64).ravel()
+        return np.bincount(self.group, weights=self.n, minlength=self.n_groups).astype(np.int64)
 
-    def classes_of(self, group: int) -> tuple[list[int], list[int]]:
+    def members(self, group: int) -> tuple[list[int], list[int]]:
         """Classes in a group, and images of each."""
-        start, end = self.counts.indptr[group], self.counts.indptr[group + 1]
-        return self.counts.indices[start:end].tolist(), self.counts.data[start:end].tolist()
+        rows = slice(self.start[group], self.start[group + 1])
+        return self.label[rows].tolist(), self.n[rows].tolist()
 
-    def groups_per_class(self, members: npt.NDArray[np.bool_]) -> IntArray:
-        """(C,) groups with the class among the members."""
-        return np.asarray((self.counts[members] > 0).sum(axis=0), dtype=np.int64).ravel()
+    def with_class(self, c: int) -> IntArray:
+        """Groups that hold a class."""
+        found: IntArray = self.group[self.label == c]
+        return found
+
+    def held(self, part: IntArray, n_parts: int, *, groups: bool) -> IntArray:
+        """(P, C) images, or groups, that each part holds; ``part`` is (G,), negative for no part."""
+        of = part[self.group]
+        placed = of >= 0
+        cells = of[placed] * self.n_classes + self.label[placed]
+        weights = None if groups else self.n[placed]
+        summed = np.bincount(cells, weights=weights, minlength=n_parts * self.n_classes)
+        return summed.reshape(n_parts, self.n_classes).astype(np.int64)
 
 
 def spread(
@@ -106,7 +128,9 @@ def spread(
     Returns:
         (G,) int64 part of every group; -1 for groups that are not free.
     """
-    total = np.asarray(groups.counts[free].sum(axis=0), dtype=np.float64).ravel() + fixed.sum(axis=0)
+    everywhere = np.full(groups.n_groups, -1, dtype=np.int64)
+    everywhere[free] = 0
+    total = groups.held(everywhere, 1, groups=False)[0] + fixed.sum(axis=0)
     target = np.outer(np.asarray(shares, dtype=np.float64), total)
     # With few groups luck decides how even one attempt is, and attempts are cheap: the best of several.
     n_attempts = max(1, min(_MAX_ATTEMPTS, _ATTEMPTED_GROUPS // max(len(free), 1)))
@@ -118,7 +142,7 @@ def _attempt(
     groups: GroupCounts, free: IntArray, target: FloatArray, fixed: FloatArray, rng: np.random.Generator
 ) -> tuple[tuple[int, float], IntArray]:
     """One assignment and its cost: classes missing in parts, then chi-square."""
-    part = np.full(groups.counts.shape[0], -1, dtype=np.int64)
+    part = np.full(groups.n_groups, -1, dtype=np.int64)
     sizes = groups.sizes[free]
     order = rng.permutation(len(free))
     order = order[np.argsort(-np.floor(np.log2(np.maximum(sizes[order], 1))), kind="stable")]
@@ -126,9 +150,9 @@ def _attempt(
     single = free[order[sizes[order] == 1]]
     now = _place_greedily(groups, several, target, fixed, part)
     _place_singles(groups, single, target - now, part)
-    have = np.stack([groups.groups_per_class(part == p) for p in range(len(target))]) + (fixed > 0)
-    _complete(groups, free, part, have, rng)
-    held = fixed + np.stack([np.asarray(groups.counts[part == p].sum(axis=0)).ravel() for p in range(len(target))])
+    have = groups.held(part, len(target), groups=True) + (fixed > 0)
+    _complete(groups, part, have, rng)
+    held = fixed + groups.held(part, len(target), groups=False)
     chi_square = float(((held - target) ** 2 / np.maximum(target, 1.0)).sum())
     return (int((have == 0).sum()), chi_square), part
 
@@ -141,7 +165,7 @@ def _place_greedily(
     now: list[list[float]] = fixed.tolist()
     goal: list[list[float]] = target.tolist()
     for group in order.tolist():
-        members = list(zip(*groups.classes_of(group), strict=True))
+        members = list(zip(*groups.members(group), strict=True))
         best, least = 0, float("inf")
         for candidate in range(n_parts):
             # Change of sum((now - goal)^2 / goal) when the group comes here.
@@ -157,8 +181,7 @@ def _place_greedily(
 
 def _place_singles(groups: GroupCounts, order: IntArray, missing: FloatArray, part: IntArray) -> None:
     """Fill what each part still misses of each class with groups of one image; ``order`` is random."""
-    class_of = groups.counts[order].argmax(axis=1) if len(order) else np.empty(0, dtype=np.int64)
-    class_of = np.asarray(class_of).ravel()
+    class_of = groups.label[groups.start[order]]
     # Rounding errors of the classes are carried on, so that they do not all fall to the same part.
     carry = np.zeros(len(missing))
     for c in np.unique(class_of):
@@ -172,7 +195,7 @@ def _place_singles(groups: GroupCounts, order: IntArray, missing: FloatArray, pa
         part[rows] = np.repeat(np.arange(len(need)), n_each)
 
 
-def _complete(groups: GroupCounts, free: IntArray, part: IntArray, have: IntArray, rng: np.random.Generator) -> None:
+def _complete(groups: GroupCounts, part: IntArray, have: IntArray, rng: np.random.Generator) -> None:
     """Move groups so that every part has every class, training first, wherever there are groups enough.
 
     ``have`` is (P, C), groups with each class in each part; it is brought up to date.
@@ -182,12 +205,13 @@ def _complete(groups: GroupCounts, free: IntArray, part: IntArray, have: IntArra
         for needy in range(len(have)):
             if have[needy, c]:
                 continue
-            with_class = free[np.asarray(groups.counts[free][:, [c]].todense()).ravel() > 0]
-            movable = [int(g) for g in rng.permutation(with_class) if _may_leave(groups, int(g), have, part, needy)]
+            held_by = groups.with_class(c)
+            placed = rng.permutation(held_by[part[held_by] >= 0]).tolist()
+            movable = [group for group in placed if _may_leave(groups, group, have, part, needy)]
             if not movable:
                 continue
-            group = min(movable, key=lambda g: int(groups.counts[[g]].sum()))
-            present, _ = groups.classes_of(group)
+            group = min(movable, key=lambda candidate: sum(groups.members(candidate)[1]))
+            present, _ = groups.members(group)
             have[part[group], present] -= 1
             have[needy, present] += 1
             part[group] = needy
@@ -195,5 +219,5 @@ def _complete(groups: GroupCounts, free: IntArray, part: IntArray, have: IntArra
 
 def _may_leave(groups: GroupCounts, group: int, have: IntArray, part: IntArray, needy: int) -> bool:
     """Whether the part of a group keeps all its classes without it; a later part gives to an earlier one."""
-    present, _ = groups.classes_of(group)
+    present, _ = groups.members(group)
     return int(part[group]) > needy or all(have[part[group], c] > 1 for c in present)

@@ -125,31 +125,41 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     )
 
 
-_quiet_lock = threading.Lock()
-_quiet_users = 0
-_quiet_filters: warnings.catch_warnings[None] | None = None
+class _Quiet:
+    """``warnings.catch_warnings`` swaps global state and so breaks when threads overlap.
+
+    Here the first thread in installs the filters and the last one out restores what was there.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._filters = warnings.catch_warnings()
+
+    def enter(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                # The module is that of the line blamed for the warning, which for some is our own call.
+                warnings.filterwarnings("ignore", module=r"(PIL|pydicom|tifffile|medgraft\.data)(\.|$)")
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._filters.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
 
 
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
-    """Keep the image libraries' own warnings from the user, who gets our codes instead.
-
-    ``warnings.catch_warnings`` swaps global state and so breaks when threads overlap: the first
-    thread in installs the filters, the last one out restores what was there.
-    """
-    global _quiet_users, _quiet_filters
-    with _quiet_lock:
-        _quiet_users += 1
-        if _quiet_users == 1:
-            _quiet_filters = warnings.catch_warnings()
-            _quiet_filters.__enter__()
-            # The module is that of the line blamed for the warning, which for some is our own call.
-            warnings.filterwarnings("ignore", module=r"(PIL|pydicom|tifffile|medgraft\.data)(\.|$)")
+    """Keep the image libraries' own warnings from the user, who gets our codes instead."""
+    _quiet.enter()
     try:
         yield
     finally:
-        with _quiet_lock:
-            _quiet_users -= 1
-            if _quiet_users == 0 and _quiet_filters is not None:
-                _quiet_filters.__exit__(None, None, None)
-                _quiet_filters = None
+        _quiet.leave()

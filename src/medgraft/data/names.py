@@ -52,7 +52,7 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
             parts.append((0, len(number), number))
         elif part:
             parts.append((1, 0, part.casefold()))
-    return (*parts, (2, 0, text))
+    return (*parts, (-1, 0, text))
 
 
 def listed(names: Iterable[str], *, limit: int = SHOWN) -> str:

@@ -136,7 +136,8 @@ def _guess(paths: Sequence[str]) -> Patients:
     fits = []
     partly: dict[str, int] = {}
     for name, pattern in PRESETS.items():
-        if name in _ON_REQUEST or not paths:
+        # A preset that fits none of the first files cannot fit all: large sets are not searched to the end.
+        if name in _ON_REQUEST or not any(pattern.search(path) for path in paths[:1000]):
             continue
         matched = sum(pattern.search(path) is not None for path in paths)
         if matched == len(paths):

@@ -35,9 +35,10 @@ from medgraft.types import IntArray, PixelArray, Preprocess
 # Raised when decoding or resizing gives other pixels than before.
 RULES_VERSION = 1
 _RULE_FIELDS = (
-    "sixteen_bit", "float_range", "background", "frame", "max_megapixels", "min_side", "max_side", "max_aspect", "refuse_burned_in",
-)  # fmt: skip
-_DECODERS = ("pillow", "tifffile", "pydicom", "python-gdcm", "pyjpegls")
+    *("sixteen_bit", "float_range", "background", "frame", "refuse_burned_in"),
+    *("max_megapixels", "min_side", "max_side", "max_aspect"),
+)
+_DECODERS = ("pillow", "tifffile", "pydicom", "pyjpegls")
 # These depend on the file's name or on what is installed, not only on its content.
 _NOT_KEPT = ("IMG_NOT_IMAGE", "IMG_EMPTY", "DICOM_NOT_DICOM", "DICOM_CODEC")
 _BATCH_BYTES = 32_000_000

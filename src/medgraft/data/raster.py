@@ -50,6 +50,16 @@ def decode_raster(data: bytes, kind: Kind, rules: DataConfig) -> Decoded:
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, which fills cut images with grey",
             fix="leave it False",
         )
+    with quiet_decoders():
+        try:
+            return _decode(data, kind, rules)
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:  # decoders raise anything on damaged data; the map below names it
+            raise _named(error, data, kind) from error
+
+
+def _decode(data: bytes, kind: Kind, rules: DataConfig) -> Decoded:
     page: TiffPage | None = None
     warnings: tuple[str, ...] = ()
     if kind == "png":
@@ -60,26 +70,21 @@ def decode_raster(data: bytes, kind: Kind, rules: DataConfig) -> Decoded:
         page = find_page(data, rules)
         if page.wide:
             return _decode_wide_tiff(data, page, rules)
-    with quiet_decoders():
-        try:
-            return _decode(data, kind, page, rules, warnings)
-        except (DataError, MemoryError):
-            raise
-        except Exception as error:  # decoders raise anything on damaged data; the map below names it
-            raise _named(error, data, kind) from error
+    pixels, mode, more = _decode_with_pillow(data, kind, page, rules)
+    return pixels, mode, warnings + more
 
 
-def _decode(data: bytes, kind: Kind, page: TiffPage | None, rules: DataConfig, warnings: tuple[str, ...]) -> Decoded:
+def _decode_with_pillow(data: bytes, kind: Kind, page: TiffPage | None, rules: DataConfig) -> Decoded:
     image = Image.open(io.BytesIO(data), formats=[kind.upper()])
     check_size(image.width, image.height, rules)
     if kind == "jpeg" and image.info.get("progressive") and data.count(b"\xff\xda") > _MAX_SCANS:
         raise corrupt(f"is a progressive JPEG with more than {_MAX_SCANS} scans")
     _choose_frame(image, kind, page, rules)
     image.load()
+    pixels, warnings = _to_rgb(image, rules)
     if image.format == "MPO":
         warnings += ("IMG_EXTRA_PICTURES",)
-    pixels, more = _to_rgb(image, rules)
-    warnings += more + icc_warnings(image.info.get("icc_profile"))
+    warnings += icc_warnings(image.info.get("icc_profile"))
     orientation, more = _orientation(image)
     if page is not None:
         # Pillow has turned a TIFF upright by now and dropped the tag.

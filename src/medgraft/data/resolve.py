@@ -15,6 +15,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from medgraft.data.listing import IMAGE_ENDINGS, ending, is_inside, join, list_folder, stem
@@ -52,8 +53,16 @@ class _FolderIndex:
 
     exists: bool = False
     files: set[str] = field(default_factory=set)
-    by_stem: dict[str, list[str]] = field(default_factory=dict)
     refused: dict[str, Problem] = field(default_factory=dict)
+
+    @cached_property
+    def by_stem(self) -> dict[str, str | list[str]]:
+        """Image names by name without ending; made only for tables that need it."""
+        found: dict[str, str | list[str]] = {}
+        for name in self.files:
+            if ending(name) in IMAGE_ENDINGS:
+                _add_name(found, stem(name), name)
+        return found
 
 
 class Resolver:
@@ -69,7 +78,7 @@ class Resolver:
         self._bases = [str(base) for base in bases]
         self._allow_outside = allow_outside
         self._folders: dict[str, _FolderIndex] = {}
-        self._tree: dict[str, list[str]] | None = None
+        self._tree: dict[str, str | list[str]] | None = None
 
     def resolve(self, cells: Sequence[str], *, code: str, hint: str = "") -> Resolved:
         """Resolve one column.
@@ -132,12 +141,12 @@ class Resolver:
         if name in index.files:
             return self._relative(folder, name)
         same_stem = index.by_stem.get(name)
+        if isinstance(same_stem, list):
+            what = f"several files have this name: {listed(sorted(same_stem))}"
+            return Problem("IMAGE_AMBIGUOUS", what, fix="write the file ending in the table")
         if same_stem is None:
             return None
-        if len(same_stem) > 1:
-            what = f"several files have this name: {listed(same_stem)}"
-            return Problem("IMAGE_AMBIGUOUS", what, fix="write the file ending in the table")
-        return index.refused.get(same_stem[0]) or self._relative(folder, same_stem[0])
+        return index.refused.get(same_stem) or self._relative(folder, same_stem)
 
     def _relative(self, folder: str, name: str) -> str:
         root = self._bases[0]
@@ -185,8 +194,6 @@ class Resolver:
         elif not entry.is_file(follow_symlinks=False):
             index.refused[name] = Problem("FILE_SPECIAL", "is a pipe, socket or device", fix="give a regular file")
         index.files.add(name)
-        if ending(name) in IMAGE_ENDINGS:
-            index.by_stem.setdefault(stem(name), []).append(name)
 
     def _link_problem(self, entry: os.DirEntry[str]) -> Problem | None:
         try:
@@ -212,7 +219,8 @@ class Resolver:
         for row in absent:
             cell = cells[row].replace("\\", "/")
             name = cell.rpartition("/")[2]
-            hits = [path for path in tree.get(name, ()) if _ends_with(path, cell)]
+            known = tree.get(name, [])
+            hits = [path for path in ([known] if isinstance(known, str) else known) if _ends_with(path, cell)]
             if len(hits) > 1:
                 hits = [path for path in hits if words & set(path.casefold().split("/")[:-1])] or hits
             if len(hits) == 1:
@@ -230,21 +238,23 @@ class Resolver:
         evidence = {"folders": {escape(name): n for name, n in folders.most_common(50)}}
         return still, problems, [CheckResult("IMAGES_FOUND_IN", "note", title, evidence)]
 
-    def _names_below(self) -> dict[str, list[str]]:
+    def _names_below(self) -> dict[str, str | list[str]]:
         """Relative paths of all files below the root, by name and, for images, by name without ending."""
         if self._tree is None:
             self._tree = {}
             try:
-                listing = list_folder(self.root, allow_outside=self._allow_outside, max_folders=MAX_FOLDERS)
+                listing = list_folder(
+                    self.root, allow_outside=self._allow_outside, max_folders=MAX_FOLDERS, ordered=False
+                )
             except DataError as error:
                 fix = "say where the images are with data.images"
                 raise DataError(error.code, error.problem.what, where=error.problem.where, fix=fix) from error
             for folder, names in listing.folders.items():
                 for name in names.files:
                     path = join(folder, name)
-                    self._tree.setdefault(name, []).append(path)
+                    _add_name(self._tree, name, path)
                     if ending(name) in IMAGE_ENDINGS:
-                        self._tree.setdefault(stem(name), []).append(path)
+                        _add_name(self._tree, stem(name), path)
         return self._tree
 
     def _missing(self, cell: str, code: str) -> Problem:
@@ -280,6 +290,17 @@ def _variants(cell: str) -> list[str] | Problem:
         return _outside(f"'{escape(cell)}' is a path of another machine")
     readings = [cell, cell.strip(), cell.replace("\\", "/")]
     return list(dict.fromkeys(reading for reading in readings if reading))
+
+
+def _add_name(names: dict[str, str | list[str]], key: str, name: str) -> None:
+    # Most keys are there once: a str takes half the memory of a list that holds it.
+    known = names.get(key)
+    if known is None:
+        names[key] = name
+    elif isinstance(known, str):
+        names[key] = [known, name]
+    else:
+        known.append(name)
 
 
 def _outside(what: str) -> Problem:

@@ -255,4 +255,4 @@ def _across_parts(
 
 
 def _shown(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {n:,}" for name, n in counts.items())
+    return ", ".join(f"{name}: {n:,}" for name, n in counts.items())

@@ -1,4 +1,4 @@
-"""Training over time: one row per epoch, and its curves.
+"""Curves of training over time.
 
 EpochRow, … ──► training_figure ──► drawing.save
 """
@@ -6,7 +6,6 @@ EpochRow, … ──► training_figure ──► drawing.save
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,36 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from medgraft.evaluation.drawing import ACCENT, BAND, DASHES, INK, MUTED, canvas, plot_text, say, style
-from medgraft.types import FloatArray
+from medgraft.types import EpochRow, FloatArray
 
 Quantity = Literal["loss", "accuracy"]
-
-
-@dataclass(frozen=True, slots=True)
-class EpochRow:
-    """One epoch of training, as the curves need it.
-
-    Attributes:
-        phase: name of the stage of training.
-        epoch: 1, 2, … within the phase.
-        train_loss: mean loss on the training part; None when it was not measured.
-        train_accuracy: 0..1, or None.
-        val_loss: mean loss on the validation part, never augmented; or None.
-        val_accuracy: 0..1, or None.
-        val_auroc: 0..1, or None where it is not estimable.
-        lr: peak learning rate used in the epoch.
-        seconds: wall time.
-    """
-
-    phase: str
-    epoch: int
-    train_loss: float | None
-    train_accuracy: float | None
-    val_loss: float | None
-    val_accuracy: float | None
-    val_auroc: float | None = None
-    lr: float | None = None
-    seconds: float | None = None
 
 
 def _series(values: Sequence[float | None]) -> FloatArray:

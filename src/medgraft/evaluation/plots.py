@@ -83,13 +83,14 @@ def roc_figure(
             drawn += 1
     if operating is not None:
         sensitivity, specificity = operating
-        axes.plot(
-            1 - specificity, sensitivity, "o", markersize=9, color=INK, markeredgecolor="white", markeredgewidth=1.5
-        )
+        place = (1 - specificity, sensitivity)
+        axes.plot(*place, "o", markersize=9, color=INK, markeredgecolor="white", markeredgewidth=1.5)
+        said = f"operating point: {100 * sensitivity:.0f} % found,\n{100 * (1 - specificity):.0f} % false alarms"
+        # to the left where the right has no room
+        side = (-12, "right") if place[0] > 0.6 else (12, "left")
         axes.annotate(
-            f"operating point: {100 * sensitivity:.0f} % found,\n{100 * (1 - specificity):.0f} % false alarms",
-            (1 - specificity, sensitivity), xytext=(12, -6), textcoords="offset points", fontsize=8.5, color=INK, va="top",
-        )  # fmt: skip
+            said, place, xytext=(side[0], -6), textcoords="offset points", fontsize=8.5, color=INK, va="top", ha=side[1]
+        )
     unit_axes(axes)
     _finish_curves(axes, entries, drawn, validation is not None, place="lower right")
     return figure

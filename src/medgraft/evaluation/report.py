@@ -27,10 +27,10 @@ from PIL import Image
 from medgraft.evaluation import plots, wording
 from medgraft.evaluation.calibration import calibration_event
 from medgraft.evaluation.drawing import Chart, plot_text, save
-from medgraft.evaluation.history import EpochRow, Quantity, best_rows, training_figure
-from medgraft.types import RESEARCH_USE_ONLY, SPLITS, CheckResult, IntArray, PixelArray, Scores
+from medgraft.evaluation.history import Quantity, best_rows, training_figure
+from medgraft.types import RESEARCH_USE_ONLY, SPLITS, CheckResult, EpochRow, IntArray, PixelArray, Scores
 
-__all__ = ["Case", "EpochRow", "ReportContent", "Thumb", "write_report"]
+__all__ = ["Case", "ReportContent", "Thumb", "write_report"]
 
 PICTURE_SIDE = 160
 LISTED = 30
@@ -296,7 +296,8 @@ def _context(content: ReportContent, charts: Mapping[str, Chart]) -> dict[str, A
         if positive is None
         else wording.binary_readings(evaluation, positive, next(name for name in classes if name != positive))
     )
-    n_declared = len(content.scores) + len(content.unscored) if content.n_declared is None else content.n_declared
+    n_unscored = len(content.unscored)
+    n_declared = len(content.scores) + n_unscored if content.n_declared is None else content.n_declared
     headline, secondary = _headline(evaluation, positive)
     counts, splits = _class_counts(content)
     wrong = _wrong_rows(content)
@@ -304,7 +305,7 @@ def _context(content: ReportContent, charts: Mapping[str, Chart]) -> dict[str, A
         "content": content, "evaluation": evaluation, "classes": classes, "positive": positive, "charts": charts,
         "notice": RESEARCH_USE_ONLY, "headline": headline, "secondary": secondary, "readings": readings,
         "sentences": wording.sentences(evaluation, positive), "n_declared": n_declared, "threshold": content.threshold,
-        "cautions": wording.cautions(evaluation, content.checks, n_declared=n_declared, n_unscored=len(content.unscored)),
+        "cautions": wording.cautions(evaluation, content.checks, n_declared=n_declared, n_unscored=n_unscored),
         "class_counts": counts, "splits": splits, "grid": _by_label(content.sample_grid, classes),
         "wrong": wrong[:LISTED], "n_wrong": len(wrong), "per_class_metrics": _class_metrics(evaluation),
         "metrics": {name: e for name, e in evaluation["metrics"].items() if not name.startswith("macro_")},

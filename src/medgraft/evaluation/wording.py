@@ -185,7 +185,7 @@ def sentences(evaluation: Mapping[str, Any], positive: str | None) -> list[str]:
         if positive:
             share = of_hundred(rows[list(evaluation["classes"]).index(positive)] / total)
             said.append(
-                f"How many alarms are right holds where {positive} is as common as in this test set, {share} of 100 images. "
+                f"How many alarms are right depends on how common {positive} is: here, {share} of 100 images. "
                 "Where it is rarer, more of the alarms are false."
             )
     ece = find_estimate(evaluation, "ece")
@@ -231,7 +231,8 @@ def cautions(
             Caution(
                 "warning",
                 "Patient independence is NOT verified: training and test may show the same patients.",
-                "If they do, the numbers are too good and the intervals too narrow. Name the patient column or a rule for file names.",
+                "If they do, the numbers are too good and the intervals too narrow. "
+                "Name the patient column or a rule for file names.",
             )
         )
     found += [Caution(check.severity, check.title, check.advice) for check in checks if check.severity != "note"]

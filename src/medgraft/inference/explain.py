@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medgraft.errors import UsageError
-from medgraft.inference.forward import device_of, fixed_draws, to_tensor
+from medgraft.inference.forward import HEAD_SAMPLES, device_of, drawn_logits, pooled, to_tensor
 from medgraft.models.classifier import Classifier
 from medgraft.types import IntArray, PixelArray
 
@@ -48,7 +48,8 @@ def gradcam(
         UsageError: ``CAM_CLASSES`` when the indices do not fit images and classes.
 
     Source: Selvaraju et al. 2017, equations 1 and 2. Deviation: with two classes the score is the
-        margin over the other class, so that softmax and sigmoid outputs explain alike.
+        margin over the other class, so that softmax and sigmoid outputs explain alike. Of a head with
+        Monte-Carlo dropout, the score is the mean over draws.
     """
     indices = np.asarray(class_indices)
     n, n_classes = len(pixels), len(classifier.classes)
@@ -72,8 +73,12 @@ def _cam_batch(classifier: Classifier, pixels: PixelArray, indices: IntArray) ->
     with torch.no_grad():
         maps = classifier.features(to_tensor(pixels, device))
     maps = maps.detach().requires_grad_(True)
-    with torch.enable_grad(), fixed_draws(device):
-        scores = _class_scores(classifier.classify(maps), torch.from_numpy(indices).to(device))
+    with torch.enable_grad():
+        if classifier.head.stochastic:
+            logits = drawn_logits(classifier, pooled(classifier, maps), samples=HEAD_SAMPLES).mean(dim=1)
+        else:
+            logits = classifier.classify(maps)
+        scores = _class_scores(logits, torch.from_numpy(indices).to(device))
         (gradient,) = torch.autograd.grad(scores.sum(), maps)
     with torch.no_grad():
         weights = gradient.mean(dim=(2, 3), keepdim=True)

@@ -23,6 +23,8 @@ from medgraft.types import FloatArray, PixelArray
 
 HEAD_SAMPLES = 32
 _HEAD_SEED = 20160606
+# images whose draws are in memory at once: 8 x 32 draws of 1280 x 7 x 7 maps are 64 MB
+_DRAWN_TOGETHER = 8
 
 
 def device_of(classifier: Classifier) -> torch.device:
@@ -77,13 +79,17 @@ class FixedPart(nn.Module):
         self.classifier = classifier
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(n, 3, h, w) uint8, or float on the 0..255 scale, to logits (n, C) or, before a random head, maps."""
+        """(n, 3, h, w) uint8, or float on the 0..255 scale, to logits (n, C) or, before a random head, (n, width)."""
         maps = self.classifier.features(pixels)
-        head = self.classifier.head
-        if not head.stochastic:
-            return self.classifier.classify(maps)
-        pooled: Tensor = head.pool(maps) if head.pooled else maps
-        return pooled
+        if self.classifier.head.stochastic:
+            return pooled(self.classifier, maps)
+        return self.classifier.classify(maps)
+
+
+def pooled(classifier: Classifier, maps: Tensor) -> Tensor:
+    """Maps (n, C, h, w) as the head's first layer takes them, (n, width)."""
+    rows: Tensor = classifier.head.pool(maps).flatten(1)
+    return rows
 
 
 def forward_logits(classifier: Classifier, pixels: PixelArray, *, samples: int) -> FloatArray:
@@ -108,12 +114,12 @@ def forward_logits(classifier: Classifier, pixels: PixelArray, *, samples: int) 
     return finite(out)
 
 
-def mean_of_draws(classifier: Classifier, maps: Tensor, *, samples: int) -> Tensor:
+def mean_of_draws(classifier: Classifier, rows: Tensor, *, samples: int) -> Tensor:
     """Log of the mean probability over several draws of the head.
 
     Args:
         classifier: with a random head.
-        maps: (n, C, h, w) backbone features, pooled (n, C, 1, 1) where the head begins so.
+        rows: (n, width) from `pooled`.
         samples: number of draws.
 
     Returns:
@@ -121,14 +127,37 @@ def mean_of_draws(classifier: Classifier, maps: Tensor, *, samples: int) -> Tens
 
     Source: Gal and Ghahramani 2016, equation 6 (predictive mean).
     """
-    device = maps.device
-    rows = []
-    for one in maps:
-        # one head call per image, its draws as the batch: the same masks for every image
-        with fixed_draws(device):
-            draws = classifier.classify(one.expand(samples, -1, -1, -1))
-        rows.append(torch.logsumexp(torch.log_softmax(draws, dim=1), dim=0) - math.log(samples))
-    return torch.stack(rows)
+    draws = torch.log_softmax(drawn_logits(classifier, rows, samples=samples), dim=2)
+    return torch.logsumexp(draws, dim=1) - math.log(samples)
+
+
+def drawn_logits(classifier: Classifier, rows: Tensor, *, samples: int) -> Tensor:
+    """Logits of several draws of a random head, the same draws for every image.
+
+    Args:
+        classifier: with a random head.
+        rows: (n, width) from `pooled`.
+        samples: number of draws S.
+
+    Returns:
+        (n, S, C) float32.
+    """
+    head = classifier.head
+
+    def draw(repeated: Tensor) -> Tensor:
+        outputs: Tensor = head.output(head.layers(repeated)).float()
+        return outputs
+
+    # "same" draws one mask for the S rows of an image and uses it for all images
+    draws = torch.vmap(draw, randomness="same")
+    parts = []
+    for start in range(0, len(rows), _DRAWN_TOGETHER):
+        chunk = rows[start : start + _DRAWN_TOGETHER]
+        with fixed_draws(rows.device):
+            parts.append(draws(chunk[:, None].expand(-1, samples, -1)))
+    out = torch.cat(parts)
+    # a single sigmoid output, as `Classifier.classify` makes two columns of it
+    return torch.cat([torch.zeros_like(out), out], dim=2) if head.n_outputs == 1 else out
 
 
 def finite(logits: FloatArray) -> FloatArray:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,29 +23,12 @@ import torch
 from medgraft.config import DataConfig
 from medgraft.data.image import decode
 from medgraft.data.resize import fit
-from medgraft.errors import DataError, ResourceError, UsageError
+from medgraft.errors import DataError, UsageError
 from medgraft.evaluation.calibration import apply_temperature
 from medgraft.inference.bundle import Bundle
-from medgraft.inference.forward import FixedPart, finite, forward_logits, mean_of_draws
-from medgraft.inference.golden import golden_limit
-from medgraft.models.engine import FrozenEngine
+from medgraft.inference.scorer import BATCH, PixelRows, Progress, Scorer
 from medgraft.models.pixels import check_raw_pixels, not_raw
 from medgraft.types import FloatArray, IntArray, PixelArray, Prediction, Preprocess
-
-BATCH = 32
-# converting costs 2 to 3 s, what plain torch needs for about this many images
-ENGINE_PAYS_FROM = 200
-ENGINE_TOLERANCE = 1e-4
-
-Progress = Callable[[int, int], None]
-
-
-class PixelRows(Protocol):
-    """What `medgraft.data.pixels.Pixels` offers: fitted images by index."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: IntArray) -> PixelArray: ...
 
 
 class Predictor:
@@ -70,13 +53,11 @@ class Predictor:
         samples: int | None = None,
     ) -> None:
         self.bundle = bundle
-        self.device = _resolve_device(device)
-        self.samples = bundle.samples if samples is None else samples
+        samples = bundle.samples if samples is None else samples
+        self.scorer = Scorer(bundle.classifier, device=device, samples=samples)
         self._threads = min(8, os.cpu_count() or 1) if threads == "auto" else threads
-        if threads != "auto" and self.device.type == "cpu":
+        if threads != "auto" and self.scorer.device.type == "cpu":
             torch.set_num_threads(threads)
-        self._classifier = bundle.classifier.to(self.device).to(memory_format=torch.channels_last).eval()
-        self._engine: FrozenEngine | None | Literal["untried"] = "untried"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -107,7 +88,7 @@ class Predictor:
         """
         texts = [Path(path).as_posix() for path in paths]
         ids = _matching_names(texts, names)
-        self._choose_engine(len(paths))
+        self.scorer.expect(len(paths))
         out: list[Prediction | None] = [None] * len(paths)
         waiting: list[tuple[int, PixelArray]] = []
 
@@ -165,15 +146,7 @@ class Predictor:
             ModelError: ``PIXELS_NOT_RAW``, ``NONFINITE_OUTPUT``.
         """
         rows = _FittedArray(pixels, self.bundle.preprocess) if isinstance(pixels, np.ndarray) else pixels
-        n = len(rows)
-        self._choose_engine(n)
-        out = np.zeros((n, len(self.classes)), dtype=np.float64)
-        for start in range(0, n, BATCH):
-            indices = np.arange(start, min(start + BATCH, n), dtype=np.int64)
-            out[indices] = self._forward(rows.read(indices))
-            if progress is not None:
-                progress(int(indices[-1]) + 1, n)
-        return out
+        return self.scorer.logits(rows, progress=progress)
 
     def proba(self, logits: FloatArray) -> FloatArray:
         """Calibrated probabilities: softmax(logits / temperature), (N, C) float64."""
@@ -184,39 +157,11 @@ class Predictor:
         return [self.classes[int(index)] for index in indices]
 
     def _score(self, pixels: PixelArray) -> list[tuple[tuple[float, ...], str]]:
-        logits = self._forward(pixels)
+        logits = self.scorer.forward(pixels)
         return [(_row(values), label) for values, label in zip(self.proba(logits), self._labels(logits), strict=True)]
 
     def _unscored(self, name: str, path: str, error: DataError) -> Prediction:
         return Prediction(name, path, self.classes, error=f"[{error.code}] {error.problem.what}")
-
-    def _forward(self, pixels: PixelArray) -> FloatArray:
-        if isinstance(self._engine, FrozenEngine):
-            return self._engine_logits(self._engine, pixels)
-        return forward_logits(self._classifier, pixels, samples=self.samples)
-
-    def _engine_logits(self, engine: FrozenEngine, pixels: PixelArray) -> FloatArray:
-        given = engine.run(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
-        if self._classifier.head.stochastic:
-            with torch.inference_mode():
-                given = mean_of_draws(self._classifier, torch.from_numpy(given), samples=self.samples).numpy()
-        return finite(given.astype(np.float64))
-
-    def _choose_engine(self, n_inputs: int) -> None:
-        """Convert to a faster engine where that pays, and use it only when it answers as torch does."""
-        if self._engine != "untried" or n_inputs <= ENGINE_PAYS_FROM or self.device.type != "cpu":
-            return
-        self._engine = None
-        engine = FrozenEngine(
-            FixedPart(self._classifier), self.bundle.preprocess.size, device="cpu", precision="float32"
-        )
-        if engine.engine == "torch":
-            return
-        pixels = self.bundle.golden_pixels
-        expected = forward_logits(self._classifier, pixels, samples=self.samples)
-        worst = np.abs(self._engine_logits(engine, pixels) - expected).max()
-        if worst <= golden_limit(expected, ENGINE_TOLERANCE):
-            self._engine = engine
 
     def _decoded(self, paths: Sequence[Path], rules: DataConfig) -> Iterator[PixelArray | DataError]:
         """Fitted pixels or the error of each path, in order, at most two batches ahead."""
@@ -300,12 +245,3 @@ def _matching_names(own: list[str], names: Sequence[str] | None) -> Sequence[str
 
 def _row(values: FloatArray) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
-
-
-def _resolve_device(device: str) -> torch.device:
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
-    if not available.get(device, False):
-        raise ResourceError("DEVICE_MISSING", f"device {device!r} is not available here", fix="use auto or cpu")
-    return torch.device(device)

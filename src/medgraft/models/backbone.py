@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from medgraft.errors import UsageError
 from medgraft.models.catalogue import BackboneSpec, find_backbone
-from medgraft.models.network import build_network, native_preprocess, patch_size
+from medgraft.models.network import build_network, native_preprocess, patch_size, set_input_size
 from medgraft.models.stages import chain_of
 from medgraft.models.weights import WeightsSource, load_state, resolve_weights
 from medgraft.types import Preprocess, Resize
@@ -163,8 +163,8 @@ def create_backbone(
     native = native_preprocess(spec, resize=resize)
     side = _side(size, native, net, spec)
     preprocess = Preprocess((side, side), resize, native.interpolation, native.mean, native.std)
-    if (side, side) != native.size and hasattr(net, "set_input_size"):
-        net.set_input_size(img_size=(side, side))  # type: ignore[operator]  # resamples position embeddings
+    if (side, side) != native.size:
+        set_input_size(net, (side, side))
     return Backbone(net, spec=spec, preprocess=preprocess, weights=source).eval()
 
 
@@ -178,8 +178,7 @@ def restore_backbone(spec: dict[str, Any], preprocess: Preprocess, weights: dict
     """
     known = BackboneSpec.from_dict(spec)
     net = build_network(known)
-    if hasattr(net, "set_input_size"):
-        net.set_input_size(img_size=preprocess.size)  # type: ignore[operator]
+    set_input_size(net, preprocess.size)
     source = WeightsSource(weights["kind"], None, weights["sha256"], weights["description"])
     return Backbone(net, spec=known, preprocess=preprocess, weights=source).eval()
 

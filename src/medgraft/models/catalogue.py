@@ -106,7 +106,8 @@ def find_backbone(name: str) -> BackboneSpec:
 
     Args:
         name: catalogue name, Keras name, either in any case and with or without ``-`` and ``_``, or
-            any timm model name, with or without ``.tag``.
+            any timm model name, with or without ``.tag``. Catalogue and Keras spellings come first:
+            ``efficientnet_lite0`` is the embedded network, ``efficientnet_lite0.ra_in1k`` timm's other one.
 
     Raises:
         UsageError: ``MODEL_UNKNOWN``, with near matches.
@@ -114,7 +115,7 @@ def find_backbone(name: str) -> BackboneSpec:
     Example:
         >>> find_backbone("ResNet50").timm_name
         'resnet50'
-        >>> find_backbone("efficientnet_lite0").name if False else find_backbone("EfficientNet-Lite0").name
+        >>> find_backbone("EfficientNet-Lite0").name
         'efficientnet-lite0'
     """
     wanted = name.strip()

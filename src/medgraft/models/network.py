@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import cast
 
 import timm
@@ -38,6 +39,17 @@ def native_preprocess(spec: BackboneSpec, *, resize: Resize) -> Preprocess:
     size = (int(cfg.input_size[1]), int(cfg.input_size[2]))
     mean, std = (cast(tuple[float, float, float], tuple(map(float, values))) for values in (cfg.mean, cfg.std))
     return Preprocess(size, resize, interpolation, mean, std)
+
+
+def set_input_size(net: nn.Module, size: tuple[int, int]) -> None:
+    """Fit position embeddings and windows of a transformer to (height, width); other networks need nothing."""
+    if not hasattr(net, "set_input_size"):
+        return
+    with warnings.catch_warnings():
+        # timm's interpolation of Swin's relative positions, written for an older torch; the values are right.
+        warnings.filterwarnings("ignore", message=r"torch\.searchsorted\(\): input value tensor is non-contiguous")
+        warnings.filterwarnings("ignore", message="Using a non-tuple sequence for multidimensional indexing")
+        net.set_input_size(img_size=size)  # type: ignore[operator]
 
 
 def patch_size(net: nn.Module) -> int:

@@ -25,27 +25,10 @@ from medgraft.models.freeze import Trainable, apply_mode
 from medgraft.training.losses import Loss
 from medgraft.training.optim import Schedule, make_optimizer
 from medgraft.training.sources import Source
-from medgraft.types import FloatArray, IntArray
+from medgraft.types import EpochRow, FloatArray, IntArray
 
 _EVAL_BATCH = 128
 _BLENDS = (0.25, 0.5, 0.75)
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """One line of metrics.csv; rates are the peak rates of the last step, times are wall seconds."""
-
-    phase: str
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    head_lr: float
-    backbone_lr: float
-    seconds: float
-    images_per_second: float
-    best: bool
 
 
 @dataclass(frozen=True)

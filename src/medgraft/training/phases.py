@@ -22,10 +22,11 @@ from medgraft.models.cut import Cut, Prefix, cut_at_boundary, uncut
 from medgraft.models.engine import FrozenEngine
 from medgraft.models.freeze import set_trainable
 from medgraft.training.activations import Activations, ViewRequest, compute_activations, trim_cache, weights_digest
-from medgraft.training.fit import EpochRow, Part, PhaseOutcome, PhaseRun, fit_phase
+from medgraft.training.fit import Part, PhaseOutcome, PhaseRun, fit_phase
 from medgraft.training.losses import Loss, make_loss
 from medgraft.training.plan import Plan
 from medgraft.training.sources import ActivationSource, PixelSource, Source
+from medgraft.types import EpochRow
 
 ACTIVATION_CACHE_BYTES = 20 * 10**9
 

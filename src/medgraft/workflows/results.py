@@ -14,12 +14,11 @@ from medgraft.data.manifest import Manifest
 from medgraft.data.pixels import Pixels
 from medgraft.errors import DataError
 from medgraft.evaluation.evaluate import Evaluation, evaluate_scores, write_evaluation
-from medgraft.evaluation.plots import EpochRow
 from medgraft.evaluation.report import Case, ReportContent, Thumb, write_report
 from medgraft.evaluation.scores import ScoreRow, write_scores_csv
 from medgraft.inference.explain import gradcam, overlay
 from medgraft.inference.predictor import Predictor
-from medgraft.types import CheckResult, FloatArray, IntArray, PatientIndependence, Scores
+from medgraft.types import CheckResult, EpochRow, FloatArray, IntArray, PatientIndependence, Scores
 
 _GRID_PER_CLASS = 6
 

@@ -23,10 +23,9 @@ from medgraft.inference.bundle import open_bundle, write_bundle
 from medgraft.inference.predictor import Predictor
 from medgraft.inference.scorer import Scorer
 from medgraft.models.classifier import Classifier, build_classifier
-from medgraft.training.fit import EpochRow
 from medgraft.training.phases import LabelledPixels, train_phases
 from medgraft.training.plan import Plan, PlanRow, choose_size, make_plan
-from medgraft.types import Scores
+from medgraft.types import EpochRow, Scores
 from medgraft.workflows.machine import Device, choose_device, machine_facts, use_threads
 from medgraft.workflows.prepare import Prepared, peek_images, prepare
 from medgraft.workflows.progress import Progress, Silent

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from medgraft.evaluation.drawing import plot_text, save
-from medgraft.evaluation.history import EpochRow, best_rows, training_figure
+from medgraft.evaluation.history import best_rows, training_figure
 from medgraft.evaluation.plots import (
     confusion_figure,
     pr_figure,
@@ -22,7 +22,7 @@ from medgraft.evaluation.plots import (
     roc_figure,
     wrong_figure,
 )
-from medgraft.types import Scores
+from medgraft.types import EpochRow, Scores
 
 EVIL = "$\\frac{1}{0$ _x <b> \U0001f480 中文 \x1b[31m \u202e " + "long " * 20
 

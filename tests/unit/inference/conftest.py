@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from medgraft.config import DataConfig, ModelConfig
 from medgraft.evaluation.operating_point import OperatingPoint
@@ -15,6 +16,15 @@ from medgraft.models.classifier import Classifier, build_classifier
 
 CLASSES = ("glioma", "meningioma", "none")
 Make = Callable[..., Classifier]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other make tiny networks slow on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _make(*, classes: tuple[str, ...] = CLASSES, **model: object) -> Classifier:

@@ -15,8 +15,9 @@ from medgraft.data.image import decode
 from medgraft.data.resize import fit
 from medgraft.errors import ModelError, ResourceError, UsageError
 from medgraft.evaluation.operating_point import OperatingPoint
-from medgraft.inference import predictor as predictor_module
+from medgraft.inference import scorer as scorer_module
 from medgraft.inference.bundle import open_bundle, write_bundle
+from medgraft.inference.forward import forward_logits
 from medgraft.inference.predictor import Predictor
 from medgraft.models.classifier import Classifier
 from medgraft.models.engine import FrozenEngine
@@ -178,9 +179,20 @@ def test_random_heads_answer_repeatably_and_independently(
     assert torch.equal(after, torch.rand(1))
     one_draw = Predictor(bundle, device="cpu", samples=1).logits(pixels)
     assert not np.allclose(one_draw, first, atol=1e-4)
-    monkeypatch.setattr(predictor_module, "ENGINE_PAYS_FROM", 10)
+    monkeypatch.setattr(scorer_module, "ENGINE_PAYS_FROM", 10)
     np.testing.assert_allclose(predictor.logits(pixels), first, atol=1e-4)
-    assert isinstance(predictor._engine, FrozenEngine)
+    assert isinstance(predictor.scorer.engine, FrozenEngine)
+
+
+def test_a_random_sigmoid_head_gives_the_mean_probability(make_classifier: Make) -> None:
+    classifier = make_classifier(classes=("no", "yes"), head=("mc_dropout 0.3",), output="sigmoid")
+    pixels = _pixels(1)
+    logits = forward_logits(classifier, pixels, samples=2000)
+    maps = classifier.features(torch.from_numpy(pixels).permute(0, 3, 1, 2)).detach()
+    draws = torch.cat([classifier.classify(maps).detach() for _ in range(2000)])
+    expected = torch.softmax(draws, dim=1).mean(dim=0).numpy()
+    np.testing.assert_allclose(np.exp(logits[0]), expected, atol=0.02)
+    assert abs(np.exp(logits[0]).sum() - 1) < 1e-5
 
 
 def test_nan_never_leaves(pristine: Path) -> None:
@@ -203,10 +215,10 @@ def test_the_fast_engine_answers_as_torch_does(pristine: Path, monkeypatch: pyte
     pixels = _pixels(70)
     bundle = open_bundle(pristine, check="hash")
     plain = Predictor(bundle, device="cpu").logits(pixels)
-    monkeypatch.setattr(predictor_module, "ENGINE_PAYS_FROM", 10)
+    monkeypatch.setattr(scorer_module, "ENGINE_PAYS_FROM", 10)
     fast = Predictor(bundle, device="cpu")
     np.testing.assert_allclose(fast.logits(pixels), plain, atol=1e-4 * max(1.0, float(np.ptp(plain))))
-    assert isinstance(fast._engine, FrozenEngine) and fast._engine.engine == "openvino"
+    assert isinstance(fast.scorer.engine, FrozenEngine) and fast.scorer.engine.engine == "openvino"
 
 
 def test_an_engine_that_answers_otherwise_is_not_used(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,8 +230,8 @@ def test_an_engine_that_answers_otherwise_is_not_used(pristine: Path, monkeypatc
         def run(self, pixels: PixelArray) -> np.ndarray:
             return np.ones((len(pixels), 3), dtype=np.float32)
 
-    monkeypatch.setattr(predictor_module, "FrozenEngine", Wrong)
-    monkeypatch.setattr(predictor_module, "ENGINE_PAYS_FROM", 10)
+    monkeypatch.setattr(scorer_module, "FrozenEngine", Wrong)
+    monkeypatch.setattr(scorer_module, "ENGINE_PAYS_FROM", 10)
     bundle = open_bundle(pristine, check="hash")
     predictor = Predictor(bundle, device="cpu")
     assert not np.allclose(predictor.logits(_pixels(20)), 1.0)
