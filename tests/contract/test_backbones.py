@@ -22,7 +22,7 @@ NETWORKS = [
     ("vgg11", 64),
     ("resnet18", 64),
     ("resnetv2_18", 64),
-    ("inception_resnet_v2", 96),
+    ("inception_resnet_v2", 75),
     ("legacy_xception", 96),
     ("densenet121", 64),
     ("convnext_atto", 64),
@@ -38,7 +38,7 @@ N = 2
 @pytest.fixture(scope="module", params=NETWORKS, ids=lambda network: network[0])
 def classifier(request: pytest.FixtureRequest) -> Iterator[Classifier]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(min(threads, 2))
+    torch.set_num_threads(1)  # small inputs: threads would only wait for each other
     name, size = request.param
     yield build_classifier(ModelConfig(backbone=name, weights="none", size=size), ("a", "b", "c"), seed=0)
     torch.set_num_threads(threads)
@@ -66,8 +66,7 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
 
 
 def test_every_family_of_the_catalogue_is_here() -> None:
-    assert {spec.family for spec in CATALOGUE} <= {find_backbone(name).family for name, _ in NETWORKS} | {"mobilenet"}
-    assert find_backbone("mobilenetv2_035").timm_name.startswith("mobilenetv2")
+    assert {spec.family for spec in CATALOGUE} <= {find_backbone(name).family for name, _ in NETWORKS}
 
 
 def test_maps_have_the_promised_shape(classifier: Classifier) -> None:
@@ -140,8 +139,9 @@ def test_everything_trains_and_nothing_is_random(classifier: Classifier) -> None
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert not torch.equal(before[name], parameter), name
-    trainable = set_trainable(model, "all", freeze_norm=False)
-    train_steps(model, trainable, steps=1)
+    set_trainable(model, "all", freeze_norm=False)
+    with torch.no_grad():
+        model.features(pixels(model))
     for name, buffer in model.backbone.named_buffers():
         if name.endswith("running_mean"):
             assert not torch.equal(before[f"backbone.{name}"], buffer), name

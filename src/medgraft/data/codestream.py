@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medgraft.data.dicom_attributes import undecodable
 from medgraft.data.lossless_jpeg import segments
 from medgraft.errors import DataError
 
@@ -10,7 +11,7 @@ _JPEG_LS = 0xF7
 _FRAMES = [marker for marker in range(0xC0, 0xD0) if marker not in (0xC4, 0xC8, 0xCC)]
 
 
-def check_codestream(encoded: bytes, *, size: tuple[int, int], n_bytes: int) -> None:
+def check_codestream(encoded: bytes, *, size: tuple[int, int], n_bytes: int, is_run_length: bool) -> None:
     """Compare the compressed picture with the header of the file.
 
     A codec allocates what the compressed picture claims, whatever Rows and Columns say.
@@ -19,12 +20,15 @@ def check_codestream(encoded: bytes, *, size: tuple[int, int], n_bytes: int) -> 
         encoded: one frame.
         size: (width, height) that the file declares.
         n_bytes: size of the decoded frame by the file's header.
+        is_run_length: the one compression that does not state a size.
 
     Raises:
-        DataError: ``DICOM_SIZE_MISMATCH``.
+        DataError: ``DICOM_SIZE_MISMATCH`` or ``DICOM_CORRUPT``.
     """
-    inner = codestream_size(encoded)
-    if inner is not None and inner != size:
+    inner = size if is_run_length else codestream_size(encoded)
+    if inner is None:
+        raise undecodable("has a compressed picture with a damaged header")
+    if inner != size:
         raise DataError(
             "DICOM_SIZE_MISMATCH",
             f"declares {size[0]}x{size[1]} pixels and holds a compressed picture of {inner[0]}x{inner[1]}",

@@ -182,9 +182,9 @@ def _mask_as_label(
     """A column ``mask`` of zeros and ones says whether there is a mask: it is the label of the table."""
     if "label" in roles or config.label is not None:
         return
-    for position in columns:
+    for position, cells in columns.items():
         is_mask = plain(header[position]) == "mask" and position not in roles.values()
-        if is_mask and _are_flags(columns[position]):
+        if is_mask and _are_flags(cells):
             roles["label"] = position
             return
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+_RLE = "1.2.840.10008.1.2.5"
+_HTJ2K = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203))
 # Which of pydicom's plugins decodes a compressed syntax, and the package it needs.
 _PLUGINS = {
     "1.2.840.10008.1.2.4.50": ("pillow", "Pillow"),
@@ -31,7 +33,8 @@ _PLUGINS = {
     "1.2.840.10008.1.2.4.81": ("pyjpegls", "pyjpegls"),
     "1.2.840.10008.1.2.4.90": ("pillow", "Pillow"),
     "1.2.840.10008.1.2.4.91": ("pillow", "Pillow"),
-    "1.2.840.10008.1.2.5": ("pydicom", "pydicom"),
+    **dict.fromkeys(_HTJ2K, ("pylibjpeg", "pylibjpeg and pylibjpeg-openjpeg")),
+    _RLE: ("pydicom", "pydicom"),
 }
 
 
@@ -113,7 +116,8 @@ def _encoded_frame(dataset: Dataset, frame: int) -> bytes:
     except Exception:  # fragments of a hostile file
         raise cut_short(f"has compressed pixel data without frame {frame}") from None
     n_bytes = rows * columns * whole(dataset, "SamplesPerPixel", 1) * ((whole(dataset, "BitsAllocated") + 7) // 8)
-    check_codestream(encoded, size=(columns, rows), n_bytes=n_bytes)
+    is_run_length = transfer_syntax(dataset) == _RLE
+    check_codestream(encoded, size=(columns, rows), n_bytes=n_bytes, is_run_length=is_run_length)
     return encoded
 
 

@@ -1,12 +1,12 @@
-"""Names as text: natural order, and an escaping that keeps any file name printable and writable.
+r"""Names as text: natural order, and an escaping that keeps any file name printable and writable.
 
 File names are bytes. Python shows bytes that are not UTF-8 as lone surrogates (``os.fsdecode``), which
 cannot be written as UTF-8; names may also hold newlines. The escaping is injective, so it reads back:
 
-    ``\\\\``      a backslash
-    ``\\xNN``    the undecodable byte NN (80..ff)
-    ``\\uNNNN``  a control, line separator, text-direction mark or other lone surrogate
-    the rest   unchanged, so ordinary names look as they are
+    ``\\``       a backslash
+    ``\xNN``     the undecodable byte NN (80..ff)
+    ``\uNNNN``   a control, line separator, text-direction mark or other lone surrogate
+    the rest    unchanged, so ordinary names look as they are
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Pixels:
         checksums: (N,) CRC-32 of the rows.
         keys: N content hashes.
 
-    Cheap to copy and to send to another process; safe to read from several threads and after a fork.
+    Safe to read from several threads, and in forked processes.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from medgraft.data.manifest import Manifest
 from medgraft.data.names import escape
 from medgraft.data.tables import TABLE_ENDINGS, read_table
 from medgraft.errors import DataError
+from medgraft.types import CheckResult
 
 
 def read_source(
@@ -45,7 +47,8 @@ def read_source(
     declared = classes if classes is not None else config.classes
     label_needed = labels == "required"
     if stat.S_ISDIR(mode):
-        return read_folder(source, config, classes=declared, label_needed=label_needed)
+        folder = read_folder(source, config, classes=declared, label_needed=label_needed)
+        return replace(folder, notes=(*_unused_options(config), *folder.notes))
     if not stat.S_ISREG(mode):
         fix = "give a folder or a table"
         raise DataError("SOURCE_UNREADABLE", "is a pipe, socket or device", where=escape(str(source)), fix=fix)
@@ -83,6 +86,16 @@ def find_images(paths: Sequence[Path], *, allow_outside: bool = False) -> list[P
                 "NO_IMAGES", "the folder holds no image", where=escape(str(path)), fix="give another folder"
             )
     return images
+
+
+def _unused_options(config: DataConfig) -> list[CheckResult]:
+    """Options that say something about tables do nothing for a folder: said, not dropped in silence."""
+    options = ("label", "image", "patient", "split", "mask", "images", "encoding")
+    given = [f"data.{name}" for name in options if getattr(config, name) is not None]
+    if not given:
+        return []
+    title = f"the source is a folder: {', '.join(given)} not used"
+    return [CheckResult("OPTIONS_UNUSED", "warning", title, {"options": given}, "give the table as the source")]
 
 
 def _mode(source: Path) -> int:

@@ -28,7 +28,7 @@ class BackboneSpec:
         name: what medgraft calls it.
         timm_name: timm architecture, without tag.
         keras_names: names under which Keras offers the same or the nearest network.
-        family: architecture family, such as ``resnet``.
+        family: architecture family, by the name of its module in timm, such as ``resnet``.
         weights_tag: timm pretrained tag; empty when timm has no weights for the architecture.
         embedded: True when the weights are installed with medgraft.
         description: one sentence for listings.
@@ -74,7 +74,7 @@ CATALOGUE: tuple[BackboneSpec, ...] = (
     ),
     _spec("efficientnet-b0", "efficientnet_b0.ra_in1k", "EfficientNetB0", "efficientnet", "small, accurate"),
     _spec("efficientnet-b2", "efficientnet_b2.ra_in1k", "EfficientNetB2", "efficientnet", "256 px"),
-    _spec("mobilenet-v2", "mobilenetv2_100.ra_in1k", "MobileNetV2", "mobilenet", "smallest"),
+    _spec("mobilenet-v2", "mobilenetv2_100.ra_in1k", "MobileNetV2", "efficientnet", "smallest"),
     _spec("vgg16", "vgg16.tv_in1k", "VGG16", "vgg", "heavy; block1 to block5 as in Keras; torchvision weights"),
     _spec("vgg19", "vgg19.tv_in1k", "VGG19", "vgg", "heavy; block1 to block5 as in Keras; torchvision weights"),
     _spec("resnet50", "resnet50.tv_in1k", "ResNet50", "resnet", "the usual reference"),
@@ -89,15 +89,27 @@ CATALOGUE: tuple[BackboneSpec, ...] = (
         "pre-activation, BatchNorm, 101 layers: timm has no weights for the 152-layer network (resnetv2_152 without "
         "weights, resnetv2_152x2_bit four times larger with GroupNorm), so this is the nearest that transfers",
     ),
-    _spec("inception-resnet-v2", "inception_resnet_v2.tf_in1k", "InceptionResNetV2", "inception", "299 px"),
+    _spec("inception-resnet-v2", "inception_resnet_v2.tf_in1k", "InceptionResNetV2", "inception_resnet_v2", "299 px"),
     _spec("xception", "legacy_xception.tf_in1k", "Xception", "xception", "299 px; ported from Keras"),
     _spec("densenet121", "densenet121.tv_in1k", "DenseNet121", "densenet", "common on chest X-rays"),
     _spec("densenet201", "densenet201.tv_in1k", "DenseNet201", "densenet", "densely connected"),
     _spec("convnext-tiny", "convnext_tiny.fb_in1k", "ConvNeXtTiny", "convnext", "modern convolutional network"),
-    _spec("vit-small", "vit_small_patch16_224.augreg_in21k_ft_in1k", "", "vit", "vision transformer"),
-    _spec("dinov2-small", "vit_small_patch14_dinov2.lvd142m", "", "vit", "self-supervised on 142 M images; patch 14"),
-    _spec("dinov2-base", "vit_base_patch14_dinov2.lvd142m", "", "vit", "self-supervised on 142 M images; patch 14"),
-    _spec("swin-tiny", "swin_tiny_patch4_window7_224.ms_in1k", "", "swin", "shifted-window transformer"),
+    _spec("vit-small", "vit_small_patch16_224.augreg_in21k_ft_in1k", "", "vision_transformer", "vision transformer"),
+    _spec(
+        "dinov2-small",
+        "vit_small_patch14_dinov2.lvd142m",
+        "",
+        "vision_transformer",
+        "self-supervised on 142 M images; patch 14",
+    ),
+    _spec(
+        "dinov2-base",
+        "vit_base_patch14_dinov2.lvd142m",
+        "",
+        "vision_transformer",
+        "self-supervised on 142 M images; patch 14",
+    ),
+    _spec("swin-tiny", "swin_tiny_patch4_window7_224.ms_in1k", "", "swin_transformer", "shifted-window transformer"),
 )
 
 
@@ -163,8 +175,8 @@ def _find_in_timm(name: str) -> BackboneSpec | None:
             where="model.backbone",
             fix="it has " + (", ".join(f"{architecture}.{known}" for known in tags) or "none"),
         )
-    if not tag:
-        default = timm.get_pretrained_cfg(architecture, allow_unregistered=False)
-        tag = (default.tag if default is not None else None) or (tags[0] if tags else "")
+    if not tag and tags:
+        default = timm.get_pretrained_cfg(architecture)
+        tag = default.tag if default is not None and default.tag in tags else tags[0]
     family = timm.models.model_entrypoint(architecture).__module__.rpartition(".")[2]
     return BackboneSpec(f"{architecture}.{tag}" if tag else architecture, architecture, (), family, tag, False, "timm")

@@ -148,6 +148,7 @@ def build_classifier(config: ModelConfig, classes: Sequence[str], *, seed: int) 
         UsageError: classes, sizes or windows that do not go together.
         ModelError: weights that are missing, damaged or of another network.
     """
+    _check_classes(config, tuple(classes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = create_backbone(config.backbone, weights=config.weights, size=config.size, resize=config.resize)
@@ -155,7 +156,7 @@ def build_classifier(config: ModelConfig, classes: Sequence[str], *, seed: int) 
         return _assemble(backbone, config, tuple(classes))
 
 
-def _assemble(backbone: Backbone, config: ModelConfig, classes: tuple[str, ...]) -> Classifier:
+def _check_classes(config: ModelConfig, classes: tuple[str, ...]) -> None:
     if len(classes) < 2 or len(set(classes)) != len(classes):
         raise UsageError(
             "CLASSES_INVALID",
@@ -170,6 +171,10 @@ def _assemble(backbone: Backbone, config: ModelConfig, classes: tuple[str, ...])
             where="model.output",
             fix="use softmax",
         )
+
+
+def _assemble(backbone: Backbone, config: ModelConfig, classes: tuple[str, ...]) -> Classifier:
+    _check_classes(config, classes)
     head = build_head(
         config,
         n_channels=backbone.n_channels,

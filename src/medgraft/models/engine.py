@@ -31,8 +31,9 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Float32Array = npt.NDArray[np.float32]
 
 BATCH = 32
-# Relative L2 distance to float32 torch on the probe batch above which an engine is not used.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
+# Relative L2 distance to float32 torch on the probe batch above which an engine is not used. Bfloat16 has 8 bits:
+# on photographs and X-rays through EfficientNet-Lite0, OpenVINO differs by 0.03-0.06 and torch's autocast by 0.04-0.07.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1, "float16": 1e-2}
 
 
 class FrozenEngine:
@@ -95,7 +96,7 @@ class FrozenEngine:
         dtype = getattr(torch, self.precision)
         reduced = self.precision != "float32"
         with torch.no_grad(), torch.autocast(self.device.type, dtype=dtype if reduced else None, enabled=reduced):
-            out = self._module(x)
+            out = self._module(x.float())
         return cast(Float32Array, out.float().cpu().numpy())
 
     def _try_openvino(self, module: nn.Module, precision: Precision) -> None:
@@ -108,7 +109,7 @@ class FrozenEngine:
             self._compiled = _compile(openvino, core, module, self.size, self.precision)
             probe = _probe(self.size)
             found = self._forward(probe)
-        except Exception as error:  # noqa: BLE001 - whatever a converter stumbles over, torch can do the work
+        except Exception as error:  # whatever a converter stumbles over, torch can do the work
             self._compiled = None
             self.reason = f"OpenVINO could not take the module: {_first_line(error)}"
             return
@@ -144,7 +145,7 @@ def _import_openvino() -> ModuleType:
     before = sys.modules.get("openvino_telemetry", missing)
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # makes its import fail: OpenVINO then uses its stub
     try:
-        import openvino  # type: ignore[import-untyped]
+        import openvino
     finally:
         if before is missing:
             del sys.modules["openvino_telemetry"]

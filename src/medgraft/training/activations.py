@@ -134,7 +134,7 @@ def _tell(progress: Progress | None, what: str, done: int, total: int) -> None:
 
 
 def _digest(engine: FrozenEngine, request: ViewRequest, number: int, identity: str, rows: str) -> str:
-    parts: list[object] = [identity, rows, engine.description, number]
+    parts: list[object] = [identity, rows, engine.engine, engine.precision, number]
     if number:
         parts += [request.seed, request.augmentation.model_dump(mode="json")]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

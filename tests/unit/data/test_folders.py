@@ -206,6 +206,11 @@ def test_d12_hostile_names_round_trip(tmp_path: Path) -> None:
     assert back.image_paths() == manifest.image_paths()
 
 
+def test_options_for_tables_are_said_to_be_unused(tmp_path: Path) -> None:
+    manifest = _read(_make(tmp_path, "a/1.png", "b/1.png"), patient="who")
+    assert _note(manifest, "OPTIONS_UNUSED").evidence == {"options": ["data.patient"]}
+
+
 def test_find_images(tmp_path: Path) -> None:
     _make(tmp_path, "x/10.png", "x/9.png", "x/sub/1.jpg", "x/9_mask.png", "x/notes.txt", "empty/")
     given = [tmp_path / "missing.png", tmp_path / "x", tmp_path / "x" / "notes.txt"]

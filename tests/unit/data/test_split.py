@@ -68,7 +68,8 @@ def test_d8_patients_and_copies_stand_on_one_side(rows: list[tuple[str, int | No
     try:
         parts, _ = _split(manifest, seed=seed, copies=copies)
     except DataError as error:
-        assert error.code in ("ONE_CLASS", "CLASS_TOO_SMALL")
+        if error.code not in ("ONE_CLASS", "CLASS_TOO_SMALL"):
+            raise
         return
     assert set(parts) == set(SPLITS)
     for keys in (patients, copies):

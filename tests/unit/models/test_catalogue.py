@@ -39,11 +39,12 @@ def test_spellings_of_the_embedded_one(name: str) -> None:
 def test_names_are_unique_and_known_to_timm() -> None:
     import timm
 
-    names = [name.lower() for spec in CATALOGUE for name in {spec.name, *spec.keras_names}]
-    assert len(set(names)) == len(names)
+    for spec in CATALOGUE:
+        assert all(find_backbone(name) is spec for name in (spec.name, spec.timm_name, *spec.keras_names))
     for spec in CATALOGUE:
         config = timm.get_pretrained_cfg(spec.weights_name)
         assert config is not None and config.architecture == spec.timm_name and config.tag == spec.weights_tag
+        assert timm.models.model_entrypoint(spec.timm_name).__module__ == f"timm.models.{spec.family}"
 
 
 def test_any_timm_model() -> None:
@@ -55,7 +56,7 @@ def test_any_timm_model() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("resnet5O", "resnet50"), ("VGG-61", "VGG16"), ("resnet18.nonsense", "resnet18.tv_in1k"), ("", "weights list")],
+    [("resnet5O", "resnet50"), ("VGG-61", "vgg16"), ("resnet18.nonsense", "resnet18.tv_in1k"), ("", "weights list")],
 )
 def test_unknown_names_get_help(name: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint) as caught:

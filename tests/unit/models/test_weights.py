@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -242,10 +243,18 @@ def test_hub_gives_up_after_three_attempts(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_hub_that_hangs_is_left_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url, *, timeout: time.sleep(1))
+    answer = threading.Event()
+
+    def hang(url: str, *, timeout: float) -> None:
+        answer.wait()
+        raise OSError("too late")
+
+    monkeypatch.setattr(hub, "ATTEMPTS", 1)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", hang)
     monkeypatch.setattr(hub, "DEADLINE_S", 0.1)
     with pytest.raises(ModelError, match="no answer"):
         resolve_weights(SPEC, "hub")
+    answer.set()
 
 
 def test_swapped_download_is_removed(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
