@@ -149,6 +149,7 @@ class PhaseConfig(Section):
         5, description="early stopping: epochs without a better validation loss"
     )
     freeze_norm: bool = Field(True, description="keep the backbone's normalisation statistics")
+    freeze_depthwise: bool = Field(False, description="keep the backbone's depthwise filters")
     averaging: Literal["none", "ema", "interpolate"] = Field(
         "none", description="ema: average of the steps; interpolate: between start and end of the phase"
     )

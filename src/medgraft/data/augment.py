@@ -92,8 +92,7 @@ def warp(images: Tensor, matrices: FloatArray, *, nearest: bool = False) -> Tens
     Returns:
         (N, C, H, W) of the same dtype.
     """
-    theta = torch.from_numpy(matrices).to(images.device, images.dtype)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    grid = _grid(torch.from_numpy(matrices).to(images), images.shape[-2:])
     mode = "nearest" if nearest else "bilinear"
     return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
 
@@ -109,28 +108,51 @@ def augment(images: Tensor, config: AugmentConfig, draws: FloatArray) -> Tensor:
     Returns:
         (N, 3, H, W) float32 on the 0..255 scale, clipped to it.
     """
-    out = images.float()
     if is_identity(config):
-        return out
+        return images.float()
+    # gray images repeat one channel; warping it once instead of three times halves the time
+    gray = images.shape[1] == 3 and torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
+    out = images[:, :1].float() if gray else images.float()
     if _moves(config):
         height, width = images.shape[-2:]
-        out = warp(out, affine_matrices(config, draws, (height, width)))
+        out = warp(out.contiguous(), affine_matrices(config, draws, (height, width)))
+    elif out is images:
+        out = out.clone()
     if config.contrast or config.brightness:
         signed = torch.from_numpy(2.0 * draws[:, 8:10] - 1.0).to(out)
         gain = (1.0 + signed[:, 0] * config.contrast).view(-1, 1, 1, 1)
         offset = (signed[:, 1] * config.brightness * 255.0).view(-1, 1, 1, 1)
         mean = out.mean(dim=(1, 2, 3), keepdim=True)
-        out = (out - mean) * gain + mean + offset
+        out.sub_(mean).mul_(gain).add_(mean + offset)
     if config.blur:
         out = _blur(out, torch.from_numpy(draws[:, 10] * config.blur).to(out))
     if config.noise:
-        out = out + _noise(out, draws) * torch.from_numpy(draws[:, 11] * config.noise * 255.0).to(out).view(-1, 1, 1, 1)
-    return out.clamp_(0.0, 255.0)
+        strength = torch.from_numpy(draws[:, 11] * config.noise * 255.0).to(out).view(-1, 1, 1, 1)
+        out = out + _noise(out, draws) * strength
+    out.clamp_(0.0, 255.0)
+    return out.expand(-1, 3, -1, -1) if gray else out
 
 
 def _moves(config: AugmentConfig) -> bool:
     ranges = (config.rotation, config.shift_x, config.shift_y, config.shear, config.zoom)
     return any(ranges) or config.horizontal_flip or config.vertical_flip or config.quarter_turns
+
+
+def _grid(theta: Tensor, size: torch.Size) -> Tensor:
+    """`affine_grid` without corner alignment as two broadcast sums, several times faster on a CPU.
+
+    Returns:
+        (N, H, W, 2), x before y.
+    """
+    height, width = size
+    xs = (2.0 * torch.arange(width, device=theta.device, dtype=theta.dtype) + 1.0) / width - 1.0
+    ys = (2.0 * torch.arange(height, device=theta.device, dtype=theta.dtype) + 1.0) / height - 1.0
+    grid = theta.new_empty((len(theta), height, width, 2))
+    for axis in (0, 1):
+        along_x = theta[:, axis, 0].view(-1, 1, 1) * xs
+        along_y = theta[:, axis, 1].view(-1, 1, 1) * ys.view(1, -1, 1) + theta[:, axis, 2].view(-1, 1, 1)
+        torch.add(along_x, along_y, out=grid[..., axis])
+    return grid
 
 
 def _blur(images: Tensor, sigma: Tensor) -> Tensor:

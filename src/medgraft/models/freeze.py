@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from medgraft.errors import UsageError
 from medgraft.models.backbone import Backbone
 from medgraft.models.classifier import Classifier
+from medgraft.models.depthwise import is_depthwise
 
 Trains = Literal["head", "all"] | float | tuple[str, ...]
 
@@ -46,7 +47,9 @@ class Trainable:
     freeze_norm: bool
 
 
-def set_trainable(classifier: Classifier, trains: Trains, *, freeze_norm: bool) -> Trainable:
+def set_trainable(
+    classifier: Classifier, trains: Trains, *, freeze_norm: bool, freeze_depthwise: bool = False
+) -> Trainable:
     """Freeze everything but what trains, and set the mode.
 
     Args:
@@ -56,6 +59,9 @@ def set_trainable(classifier: Classifier, trains: Trains, *, freeze_norm: bool) 
             such as ``block5`` of VGG16 are understood).
         freeze_norm: keep BatchNorm of the trained part in eval mode: running statistics fixed, weight
             and bias still trained.
+        freeze_depthwise: keep the weights of depthwise convolutions. They are spatial filters that
+            transfer between domains (Babaiee et al. 2025, "The Master Key Filters Hypothesis"), hold a few
+            percent of the parameters, and their gradient takes most of a training step on a CPU.
 
     Raises:
         UsageError: TRAINS_UNKNOWN with near matches and the top-level blocks; TRAINS_RANGE.
@@ -65,7 +71,7 @@ def set_trainable(classifier: Classifier, trains: Trains, *, freeze_norm: bool) 
     chosen = {
         id(parameter)
         for name, layer in layers_of(backbone)
-        if name in names
+        if name in names and not (freeze_depthwise and is_depthwise(layer))
         for parameter in layer.parameters(recurse=False)
     }
     for parameter in backbone.parameters():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +20,7 @@ from medgraft.data.pixels import Pixels
 from medgraft.data.store import cache_folder
 from medgraft.models.classifier import Classifier
 from medgraft.models.cut import Cut, Prefix, cut_at_boundary, uncut
+from medgraft.models.depthwise import strided_in_float32
 from medgraft.models.engine import FrozenEngine
 from medgraft.models.freeze import set_trainable
 from medgraft.training.activations import Activations, ViewRequest, compute_activations, trim_cache, weights_digest
@@ -105,7 +107,9 @@ def train_phases(
         progress.say(describe_epoch(row))
 
     for number, phase in enumerate(plan.phases):
-        trainable = set_trainable(classifier, phase.trains, freeze_norm=phase.freeze_norm)
+        trainable = set_trainable(
+            classifier, phase.trains, freeze_norm=phase.freeze_norm, freeze_depthwise=phase.freeze_depthwise
+        )
         cut = cut_at_boundary(classifier)
         if cut.prefix is not None and not _fits(cut.prefix, classifier, plan, len(train.pixels), folder):
             progress.say(f"phase {phase.name}: no room on disk for the activations of the frozen part; it runs every epoch")
@@ -127,7 +131,9 @@ def train_phases(
             on_epoch=on_epoch,
             should_stop=should_stop,
         )
-        outcome = fit_phase(run, _part(train, train_source), _part(val, val_source))
+        slow_on_cpu = plan.device == "cpu" and plan.precision == "bfloat16"
+        with strided_in_float32(classifier) if slow_on_cpu else nullcontext():
+            outcome = fit_phase(run, _part(train, train_source), _part(val, val_source))
         result.outcomes.append(outcome)
         progress.say(_describe_outcome(phase, outcome))
         if outcome.stopped:

@@ -251,6 +251,7 @@ def _phases(config: Config, data: DataFacts, machine: MachineFacts, settle: Any)
         weight_decay=0.01,
         schedule="one_cycle",
         patience=4,
+        freeze_depthwise=True,
         averaging="ema",
     )
     reason = "the head on frozen features first, then a gentle fine-tune from it (LP-FT, Kumar et al. 2022)"
