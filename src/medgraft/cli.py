@@ -69,9 +69,12 @@ Preset = Annotated[
     str | None, typer.Option(help="Named rule for patients in file names, such as chest-xray.", show_default=False)
 ]
 Regex = Annotated[
-    str | None, typer.Option(help="Regular expression on the file path; its groups are the patient.", show_default=False)
+    str | None,
+    typer.Option(help="Regular expression on the file path; its groups are the patient.", show_default=False),
 ]
-Device = Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option(help="Where to compute.", show_default=False)]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option(help="Where to compute.", show_default=False)
+]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", callback=_set_json, help="Print the result, or the error, as JSON.")]
 
@@ -79,7 +82,9 @@ Json = Annotated[bool, typer.Option("--json", callback=_set_json, help="Print th
 @app.command()
 def train(
     source: Source,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/DATE-NAME by default.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; runs/DATE-NAME by default.", show_default=False)
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="Catalogue, Keras or timm name.", show_default=False)] = None,
     weights: Annotated[
         str | None, typer.Option(help="auto, none (from scratch), hub, or a .safetensors file.", show_default=False)
@@ -122,7 +127,9 @@ def train(
 def evaluate(
     bundle: BundlePath,
     source: Source,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results; runs/DATE-NAME by default.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; runs/DATE-NAME by default.", show_default=False)
+    ] = None,
     part: Annotated[
         Literal["all", "train", "val", "test"], typer.Option(help="Part of a source that declares parts.")
     ] = "all",
@@ -248,7 +255,12 @@ def weights_list(as_json: Json = False, debug: Debug = False) -> None:
 
     rows = list_weights()
     if as_json:
-        _print_json([{"name": row.name, "keras": row.keras_names, "weights": row.weights_name, "where": row.where} for row in rows])
+        _print_json(
+            [
+                {"name": row.name, "keras": row.keras_names, "weights": row.weights_name, "where": row.where}
+                for row in rows
+            ]
+        )
         return
     print(f"{'NAME':<22} {'KERAS':<22} {'WHERE':<9} DESCRIPTION")
     for row in rows:
@@ -290,7 +302,9 @@ def main() -> None:
         if _display.debug:
             traceback.print_exc()
         if _display.as_json:
-            _print_json({"error": error.problem.as_dict(), "problems": [problem.as_dict() for problem in error.problems]})
+            _print_json(
+                {"error": error.problem.as_dict(), "problems": [problem.as_dict() for problem in error.problems]}
+            )
         print(_shortened(error), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
@@ -348,7 +362,9 @@ def _print_checks(checks: tuple[CheckResult, ...]) -> None:
 
 def _print_evaluation(evaluation: Evaluation, folder: Path, report: Path, seconds: float) -> None:
     if _display.as_json:
-        _print_json({**evaluation.as_dict(), "folder": str(folder), "report": str(report), "seconds": round(seconds, 1)})
+        _print_json(
+            {**evaluation.as_dict(), "folder": str(folder), "report": str(report), "seconds": round(seconds, 1)}
+        )
         return
     patients = "patients unknown" if evaluation.n_patients is None else f"{evaluation.n_patients:,} patients"
     print(f"\ntest: {evaluation.n_images:,} images, {patients}, patient independence {evaluation.patient_independence}")

@@ -1,8 +1,8 @@
 """Exact copies: the same decoded picture more than once.
 
-    COPIES_EXACT          within one part
-    COPIES_ACROSS_PARTS   the picture stands in two parts: scores on them are memory (said by the split)
-    LABEL_CONFLICT        the same picture under two labels
+COPIES_EXACT          within one part
+COPIES_ACROSS_PARTS   the picture stands in two parts: scores on them are memory (said by the split)
+LABEL_CONFLICT        the same picture under two labels
 """
 
 from __future__ import annotations
@@ -37,8 +37,13 @@ def check_copies(manifest: Manifest, records: Sequence[ImageRecord]) -> list[Che
         CheckResult(
             "COPIES_EXACT",
             "warning",
-            f"{extra:,} images are pixel-identical copies of another one ({len(groups):,} pictures stand more than once)",
-            {"copies": extra, "groups": len(groups), "examples": [[ids[row] for row in rows] for rows in groups[:_SHOWN]]},
+            f"{extra:,} images are pixel-identical copies of another one "
+            f"({len(groups):,} pictures stand more than once)",
+            {
+                "copies": extra,
+                "groups": len(groups),
+                "examples": [[ids[row] for row in rows] for rows in groups[:_SHOWN]],
+            },
             "the split keeps copies together; remove them so that they do not count twice",
         )
     ]

@@ -1,7 +1,7 @@
 """What the full decode of every image found.
 
-    IMAGES_BAD       files that cannot be used, each with its code
-    IMAGES_WARNING   files that were read under a rule worth knowing
+IMAGES_BAD       files that cannot be used, each with its code
+IMAGES_WARNING   files that were read under a rule worth knowing
 """
 
 from __future__ import annotations

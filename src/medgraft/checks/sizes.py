@@ -1,7 +1,7 @@
 """Parts and classes too small for a number that means something.
 
-    SIZE_TEST_CLASS   fewer than 30 test images of a class: the 95 % interval of its sensitivity spans
-                      more than about 0.2 (Wilson, at 0.9)
+SIZE_TEST_CLASS   fewer than 30 test images of a class: the 95 % interval of its sensitivity spans
+                  more than about 0.2 (Wilson, at 0.9)
 """
 
 from __future__ import annotations

@@ -36,7 +36,9 @@ class DataConfig(Section):
     images: Path | None = Field(None, description="folder in which the ids or relative paths of the table live")
     encoding: str | None = Field(None, description="text encoding of the table, detected when not given")
     patient_preset: str = Field("auto", description="named rule for patients in file names; auto, none or a name")
-    patient_regex: str | None = Field(None, description="regular expression on the file path; its groups joined are the patient")
+    patient_regex: str | None = Field(
+        None, description="regular expression on the file path; its groups joined are the patient"
+    )
     classes: tuple[str, ...] | None = Field(None, description="class names in index order; default natural sort")
     positive: str | None = Field(None, description="positive class of a two-class task")
     modality: Literal["auto", "brain-mri", "chest-xray", "histopathology", "other"] = Field(
@@ -54,10 +56,14 @@ class DataConfig(Section):
         description="16-bit to 8-bit: auto takes 8, 12 or 16 bits as full range by the largest value; "
         "full range / 257; or 0.5-99.5 percentile of each image",
     )
-    float_range: tuple[float, float] | None = Field(None, description="value range of float images; 0..1 when not given")
+    float_range: tuple[float, float] | None = Field(
+        None, description="value range of float images; 0..1 when not given"
+    )
     background: Annotated[int, Field(ge=0, le=255)] = Field(0, description="grey level put behind transparent pixels")
     frame: Annotated[int, Field(ge=0)] | None = Field(None, description="frame of multi-frame files, counted from 0")
-    max_megapixels: Annotated[float, Field(gt=0, le=1000)] = Field(50.0, description="largest image, in millions of pixels")
+    max_megapixels: Annotated[float, Field(gt=0, le=1000)] = Field(
+        50.0, description="largest image, in millions of pixels"
+    )
     min_side: Annotated[int, Field(ge=1)] = Field(8, description="smallest side in pixels")
     max_side: Annotated[int, Field(ge=8)] = Field(16384, description="largest side in pixels")
     max_aspect: Annotated[float, Field(ge=1)] = Field(20.0, description="largest ratio of the sides")
@@ -134,7 +140,9 @@ class PhaseConfig(Section):
     )
     epochs: Annotated[int, Field(ge=1, le=10000)] | Auto = "auto"
     batch_size: Annotated[int, Field(ge=1, le=8192)] | Auto = "auto"
-    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    optimizer: Literal["sgd", "adam", "adamw", "lbfgs"] = Field(
+        "adamw", description="lbfgs: a linear head on frozen features, fitted exactly along a path of penalties"
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     head_lr: Rate = Field(1e-3, description="peak learning rate of the head")
     backbone_lr: Rate = Field(1e-4, description="peak learning rate of the backbone")
@@ -200,7 +208,9 @@ class AugmentConfig(Section):
     quarter_turns: bool = Field(False, description="rotation by 0, 90, 180 or 270 degrees")
     brightness: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="added, share of full scale")
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="factor in 1-contrast .. 1+contrast")
-    noise: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="largest standard deviation, share of full scale")
+    noise: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="largest standard deviation, share of full scale"
+    )
     blur: Annotated[float, Field(ge=0, le=10)] = Field(0.0, description="largest Gaussian sigma in pixels")
 
 

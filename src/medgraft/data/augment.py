@@ -112,12 +112,12 @@ def augment(images: Tensor, config: AugmentConfig, draws: FloatArray) -> Tensor:
         return images.float()
     # gray images repeat one channel; warping it once instead of three times halves the time
     gray = images.shape[1] == 3 and torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
-    out = images[:, :1].float() if gray else images.float()
+    out = images[:, :1] if gray else images
     if _moves(config):
         height, width = images.shape[-2:]
-        out = warp(out.contiguous(), affine_matrices(config, draws, (height, width)))
-    elif out is images:
-        out = out.clone()
+        out = warp(out.float().contiguous(), affine_matrices(config, draws, (height, width)))
+    else:
+        out = out.to(torch.float32, copy=True)  # what follows works in place
     if config.contrast or config.brightness:
         signed = torch.from_numpy(2.0 * draws[:, 8:10] - 1.0).to(out)
         gain = (1.0 + signed[:, 0] * config.contrast).view(-1, 1, 1, 1)

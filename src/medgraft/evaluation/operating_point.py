@@ -13,8 +13,7 @@ from medgraft.errors import ModelError, UsageError
 from medgraft.types import FloatArray, IntArray, Scores
 
 _NEGATIVE_NAMES = frozenset(
-    ("0", "absent", "benign", "clean", "clear", "control", "controls", "false", "healthy")
-    + ("neg", "negative", "no", "none", "normal", "notumor", "uninfected")
+    "0 absent benign clean clear control controls false healthy neg negative no none normal notumor uninfected".split()
 )
 _NEGATIVE_FIRST_WORDS = frozenset(("healthy", "no", "non", "normal", "not", "without"))
 

@@ -30,7 +30,7 @@ class Prefix(nn.Module):
         x = self.normalize(pixels)
         for stage in self.stages:
             x = stage(x)
-        return x if self.pool is None else self.pool(x)
+        return x if self.pool is None else cast(Tensor, self.pool(x))
 
 
 class Suffix(nn.Module):

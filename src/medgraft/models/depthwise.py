@@ -24,19 +24,21 @@ def is_depthwise(module: nn.Module) -> bool:
 def strided_in_float32(network: nn.Module) -> Iterator[None]:
     """Inside, strided depthwise convolutions compute in float32 although autocast asks for bfloat16.
 
-    Hooks, not new modules: names, parameters and optimizers stay as they are.
+    Hooks, not new modules: names, parameters and optimizers stay as they are. Enter it outside of autocast:
+    what autocast was then is put back at the end, also after an error within a convolution.
     """
-    entered: list[torch.autocast] = []
+    outside = torch.is_autocast_enabled("cpu")
+    inside: list[bool] = []
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        context = torch.autocast("cpu", enabled=False)
-        context.__enter__()
-        entered.append(context)
+        inside.append(torch.is_autocast_enabled("cpu"))
+        torch.set_autocast_enabled("cpu", False)
         return tuple(value.float() for value in inputs)
 
     def after(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        entered.pop().__exit__(None, None, None)
-        return output.to(torch.bfloat16) if torch.is_autocast_enabled("cpu") else output
+        enabled = inside.pop()
+        torch.set_autocast_enabled("cpu", enabled)
+        return output.to(torch.bfloat16) if enabled else output
 
     handles = []
     for module in network.modules():
@@ -48,5 +50,4 @@ def strided_in_float32(network: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        while entered:
-            entered.pop().__exit__(None, None, None)
+        torch.set_autocast_enabled("cpu", outside)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,8 +106,7 @@ def compute_activations(
     paths = [folder / f"{_digest(engine, request, number, identity, rows)}.npy" for number in request.numbers]
     missing = [(path, number) for path, number in zip(paths, request.numbers, strict=True) if not path.exists()]
     for done, (path, number) in enumerate(missing):
-        label = f"view {done + 1} of {len(missing)}"
-        _compute_view(engine, pixels, request, number, path, lambda d, t, label=label: _tell(progress, label, d, t))
+        _compute_view(engine, pixels, request, number, path, _told(progress, f"view {done + 1} of {len(missing)}"))
     for path in paths:
         os.utime(path)  # the least recently used are evicted first
     return Activations(tuple(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths))
@@ -128,9 +128,12 @@ def trim_cache(folder: Path, limit_bytes: int) -> int:
     return freed
 
 
-def _tell(progress: Progress | None, what: str, done: int, total: int) -> None:
-    if progress is not None:
-        progress(what, done, total)
+def _told(progress: Progress | None, what: str) -> Callable[[int, int], None]:
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(what, done, total)
+
+    return tell
 
 
 def _digest(engine: FrozenEngine, request: ViewRequest, number: int, identity: str, rows: str) -> str:
@@ -151,7 +154,7 @@ def _compute_view(
     """Write one view under a temporary name and rename it when it is complete."""
     temporary = path.with_suffix(f".{os.getpid()}.partial")
     draws = unit_draws(request.seed, number, len(pixels))
-    target: npt.NDArray[np.float16] | None = None
+    target: np.memmap[Any, np.dtype[np.float16]] | None = None
     try:
         for start in range(0, len(pixels), _BATCH):
             rows = np.arange(start, min(start + _BATCH, len(pixels)))

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from medgraft.config import PhaseConfig
 from medgraft.errors import TrainingError
+from medgraft.evaluation.calibration import apply_temperature
+from medgraft.evaluation.metrics import auroc
 from medgraft.models.classifier import Classifier
 from medgraft.models.freeze import Trainable, apply_mode
 from medgraft.training.losses import Loss
@@ -126,7 +128,7 @@ def fit_phase(run: PhaseRun, train: Part, val: Part) -> PhaseOutcome:
             loss = run.train_loss(logits.float(), targets)
             _refuse_not_finite(loss, phase.name, epoch, [train.sample_ids[row] for row in rows])
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             scaler.step(optimizer)
             scaler.update()
             schedule.step()
@@ -156,6 +158,7 @@ def fit_phase(run: PhaseRun, train: Part, val: Part) -> PhaseOutcome:
             train_accuracy=float(correct) / max(seen, 1),
             val_loss=val_loss,
             val_accuracy=val_accuracy,
+            val_auroc=mean_auroc(val_logits, val.targets),
             head_lr=_rate(optimizer, run.trainable.head),
             backbone_lr=_rate(optimizer, run.trainable.backbone),
             seconds=seconds,
@@ -184,6 +187,14 @@ def predict_logits(run: PhaseRun, source: Source) -> FloatArray:
             rows = np.arange(first, min(first + _EVAL_BATCH, len(source)))
             outputs.append(run.network(_to_device(source.read(rows), run.device)).float().cpu())
     return torch.cat(outputs).double().numpy()
+
+
+def mean_auroc(logits: FloatArray, targets: IntArray) -> float | None:
+    """AUROC of each class against the rest, averaged over the classes that have one; of two classes both are equal."""
+    proba = apply_temperature(logits, 1.0)
+    values = [auroc((targets == number).astype(np.int64), proba[:, number]) for number in range(logits.shape[1])]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _choose_blend(run: PhaseRun, val: Part, start: _Snapshot, best: _Snapshot, best_loss: float) -> float:
@@ -228,7 +239,7 @@ class _Ema:
     """Exponential moving average of the trained parameters; warms up so that short phases average too."""
 
     def __init__(self, parameters: list[nn.Parameter], decay: float = 0.998) -> None:
-        self._parameters = parameters
+        self._parameters: list[Tensor] = list(parameters)
         self._average = [parameter.detach().clone() for parameter in parameters]
         self._decay = decay
         self._steps = 0
@@ -245,7 +256,7 @@ class _Ema:
 
 
 class _Swapped(AbstractContextManager[None]):
-    def __init__(self, parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+    def __init__(self, parameters: list[Tensor], values: list[Tensor]) -> None:
         self._parameters = parameters
         self._values = values
 

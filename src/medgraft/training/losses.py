@@ -61,7 +61,8 @@ def make_loss(
         else:
             log_proba = F.log_softmax(logits, dim=1)
             if name == "focal":
-                log_proba = log_proba * (1.0 - log_proba.exp()) ** focal_gamma
+                # at p = 1 the power has an infinite slope for gamma below 1; clamped, it has none
+                log_proba = log_proba * (-torch.expm1(log_proba)).clamp_min(1e-12) ** focal_gamma
             per_image = -(smooth * log_proba).sum(dim=1)
         if table is None:
             return per_image.mean()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch.nn import Parameter
 
 from medgraft.config import PhaseConfig
 from medgraft.models.freeze import Trainable

@@ -1,6 +1,6 @@
 """All phases of a plan, one after another, each on what it needs: cached activations or pixels.
 
-    set_trainable → cut at the freeze boundary → activations of K views (or pixels) → fit
+    set_trainable → cut at the freeze boundary → activations of K views (or pixels) → probe or fit
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from medgraft.config import Config, PhaseConfig
 from medgraft.data.manifest import Manifest
 from medgraft.data.pixels import Pixels
 from medgraft.data.store import cache_folder
+from medgraft.errors import UsageError
 from medgraft.models.classifier import Classifier
 from medgraft.models.cut import Cut, Prefix, cut_at_boundary, uncut
 from medgraft.models.depthwise import strided_in_float32
 from medgraft.models.engine import FrozenEngine
-from medgraft.models.freeze import set_trainable
+from medgraft.models.freeze import Trainable, set_trainable
 from medgraft.training.activations import Activations, ViewRequest, compute_activations, trim_cache, weights_digest
 from medgraft.training.fit import Part, PhaseOutcome, PhaseRun, fit_phase
-from medgraft.training.losses import Loss, make_loss
+from medgraft.training.losses import make_loss
 from medgraft.training.plan import Plan
-from medgraft.training.sources import ActivationSource, PixelSource, Source
+from medgraft.training.probe import fit_probe
+from medgraft.training.sources import ActivationSource, PixelSource
 from medgraft.types import EpochRow
 
 ACTIVATION_CACHE_BYTES = 20 * 10**9
@@ -95,125 +97,168 @@ def train_phases(
     Returns:
         Epochs and outcomes; ``stopped`` when `should_stop` said so.
     """
-    folder = cache_folder(config.data.cache_dir) / "activations"
-    device = torch.device(plan.device)
-    classifier.to(device)
     result = TrainedModel()
-    training_loss, validation_loss = _losses(plan, config)
 
     def on_epoch(row: EpochRow) -> None:
         result.rows.append(row)
         on_epochs(result.rows)
         progress.say(describe_epoch(row))
 
+    classifier.to(plan.device)
+    trainer = _Trainer(classifier, plan, train, val, config, progress, on_epoch, should_stop)
     for number, phase in enumerate(plan.phases):
-        trainable = set_trainable(
-            classifier, phase.trains, freeze_norm=phase.freeze_norm, freeze_depthwise=phase.freeze_depthwise
-        )
-        cut = cut_at_boundary(classifier)
-        if cut.prefix is not None and not _fits(cut.prefix, classifier, plan, len(train.pixels), folder):
-            progress.say(f"phase {phase.name}: no room on disk for the activations of the frozen part; it runs every epoch")
-            cut = uncut(classifier)
-        seed = plan.seed + number
-        train_source, val_source = _sources(classifier, cut, plan, (train, val), folder=folder, progress=progress)
-        run = PhaseRun(
-            phase=phase,
-            classifier=classifier,
-            network=cut.suffix,
-            trainable=trainable,
-            train_loss=training_loss,
-            val_loss=validation_loss,
-            device=device,
-            # a head alone is too small to gain from reduced precision
-            precision=torch.float32 if phase.trains == "head" and cut.prefix else getattr(torch, plan.precision),
-            seed=seed,
-            on_batch=progress.advance,
-            on_epoch=on_epoch,
-            should_stop=should_stop,
-        )
-        slow_on_cpu = plan.device == "cpu" and plan.precision == "bfloat16"
-        with strided_in_float32(classifier) if slow_on_cpu else nullcontext():
-            outcome = fit_phase(run, _part(train, train_source), _part(val, val_source))
+        outcome = trainer.run(number, phase)
         result.outcomes.append(outcome)
         progress.say(_describe_outcome(phase, outcome))
         if outcome.stopped:
             result.stopped = True
             break
-    trim_cache(folder, ACTIVATION_CACHE_BYTES)
+    trim_cache(trainer.folder, ACTIVATION_CACHE_BYTES)
     classifier.eval()
     return result
 
 
-def _losses(plan: Plan, config: Config) -> tuple[Loss, Loss]:
-    """For training, and for validation, where the targets stay hard."""
-    gamma = config.training.focal_gamma
-    smoothing = config.training.label_smoothing
-    return (
-        make_loss(plan.loss, class_weights=plan.class_weights, label_smoothing=smoothing, focal_gamma=gamma),
-        make_loss(plan.loss, class_weights=plan.class_weights, focal_gamma=gamma),
-    )
+@dataclass
+class _Trainer:
+    """One classifier and its data; runs one phase at a time."""
+
+    classifier: Classifier
+    plan: Plan
+    train: LabelledPixels
+    val: LabelledPixels
+    config: Config
+    progress: Progress
+    on_epoch: Callable[[EpochRow], None]
+    should_stop: Callable[[], bool]
+
+    @property
+    def folder(self) -> Path:
+        return cache_folder(self.config.data.cache_dir) / "activations"
+
+    def run(self, number: int, phase: PhaseConfig) -> PhaseOutcome:
+        trainable = set_trainable(
+            self.classifier, phase.trains, freeze_norm=phase.freeze_norm, freeze_depthwise=phase.freeze_depthwise
+        )
+        cut = self._cut(phase)
+        if phase.optimizer == "lbfgs":
+            return self._probe(phase, cut)
+        slow_on_cpu = self.plan.device == "cpu" and self.plan.precision == "bfloat16"
+        with strided_in_float32(self.classifier) if slow_on_cpu else nullcontext():
+            return self._fit(number, phase, cut, trainable)
+
+    def _cut(self, phase: PhaseConfig) -> Cut:
+        """At the freeze boundary, unless the disk has no room for the activations there."""
+        cut = cut_at_boundary(self.classifier)
+        if cut.prefix is None or self._fits(cut.prefix):
+            return cut
+        self.progress.say(f"phase {phase.name}: no room on disk for activations; the frozen part runs every epoch")
+        return uncut(self.classifier)
+
+    def _fits(self, prefix: Prefix) -> bool:
+        """Whether all views take less than half of what is free."""
+        with torch.inference_mode():
+            example = torch.zeros(1, 3, *self.classifier.preprocess.size, device=self.plan.device)
+            bytes_per_image: int = 2 * prefix(example).numel()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        return bytes_per_image * len(self.train.pixels) * (self.plan.views + 1) < 0.5 * free
+
+    def _activations(self, cut: Cut, prefix: Prefix) -> tuple[Activations, Activations]:
+        """All views of the training part, the clean view of validation."""
+        size = self.classifier.preprocess.size
+        engine = FrozenEngine(prefix, size, device=self.plan.device, precision=self.plan.precision)
+        identity = weights_digest(prefix, self.classifier, cut.boundary)
+
+        def views(part: LabelledPixels, what: str, numbers: tuple[int, ...]) -> Activations:
+            return compute_activations(
+                engine,
+                part.pixels,
+                ViewRequest(self.plan.augmentation, numbers, self.plan.seed),
+                folder=self.folder,
+                identity=identity,
+                progress=lambda view, done, total: self.progress.advance(f"frozen part, {what}, {view}", done, total),
+            )
+
+        return views(self.train, "train", tuple(range(self.plan.views + 1))), views(self.val, "validation", (0,))
+
+    def _probe(self, phase: PhaseConfig, cut: Cut) -> PhaseOutcome:
+        if cut.prefix is None or phase.trains != "head":
+            raise UsageError(
+                "PROBE_NEEDS_FROZEN",
+                "the optimizer lbfgs fits a head on cached features of a frozen backbone",
+                where=f"training.phases.{phase.name}",
+                fix="set trains=head and leave room on disk for the cache, or use adamw",
+            )
+        train, val = self._activations(cut, cut.prefix)
+        return fit_probe(
+            self.classifier,
+            (train, self.train.manifest.class_indices()),
+            (val, self.val.manifest.class_indices()),
+            class_weights=self.plan.class_weights,
+            phase=phase.name,
+            on_epoch=self.on_epoch,
+            should_stop=self.should_stop,
+        )
+
+    def _fit(self, number: int, phase: PhaseConfig, cut: Cut, trainable: Trainable) -> PhaseOutcome:
+        weights, gamma = self.plan.class_weights, self.config.training.focal_gamma
+        smoothing = self.config.training.label_smoothing
+        # a head alone is too small to gain from reduced precision
+        reduced = not (phase.trains == "head" and cut.prefix)
+        run = PhaseRun(
+            phase=phase,
+            classifier=self.classifier,
+            network=cut.suffix,
+            trainable=trainable,
+            train_loss=make_loss(
+                self.plan.loss, class_weights=weights, label_smoothing=smoothing, focal_gamma=gamma
+            ),
+            val_loss=make_loss(self.plan.loss, class_weights=weights, focal_gamma=gamma),
+            device=torch.device(self.plan.device),
+            precision=getattr(torch, self.plan.precision) if reduced else torch.float32,
+            seed=self.plan.seed + number,
+            on_batch=self.progress.advance,
+            on_epoch=self.on_epoch,
+            should_stop=self.should_stop,
+        )
+        return fit_phase(run, *self._parts(cut))
+
+    def _parts(self, cut: Cut) -> tuple[Part, Part]:
+        """Training and validation part as the network takes them."""
+        seed = self.plan.seed
+        if cut.prefix is None:
+            return (
+                _part(self.train, PixelSource(self.train.pixels, seed=seed, augmentation=self.plan.augmentation)),
+                _part(self.val, PixelSource(self.val.pixels, seed=seed, augmentation=None)),
+            )
+        train, val = self._activations(cut, cut.prefix)
+        return (
+            _part(self.train, ActivationSource(train, seed=seed, train=True)),
+            _part(self.val, ActivationSource(val, seed=seed, train=False)),
+        )
 
 
-def _fits(prefix: Prefix, classifier: Classifier, plan: Plan, n_train: int, folder: Path) -> bool:
-    """Whether all views take less than half of what is free."""
-    with torch.inference_mode():
-        example = torch.zeros(1, 3, *classifier.preprocess.size, device=plan.device)
-        bytes_per_image = 2 * prefix(example).numel()
-    folder.mkdir(parents=True, exist_ok=True)
-    return bytes_per_image * n_train * (plan.views + 1) < 0.5 * shutil.disk_usage(folder).free
+def _part(data: LabelledPixels, source: ActivationSource | PixelSource) -> Part:
+    return Part(source, data.manifest.class_indices(), list(data.manifest.table["sample_id"]))
 
 
 def describe_epoch(row: EpochRow) -> str:
+    """One line per epoch; a star marks the best so far."""
     mark = " *" if row.best else ""
+    auroc = "" if row.val_auroc is None else f", AUROC {row.val_auroc:.4f}"
     return (
         f"  {row.phase} {row.epoch}: loss {row.train_loss:.4f}, accuracy {row.train_accuracy:.3f} | "
-        f"validation loss {row.val_loss:.4f}, accuracy {row.val_accuracy:.3f} | "
+        f"validation loss {row.val_loss:.4f}, accuracy {row.val_accuracy:.3f}{auroc} | "
         f"{row.images_per_second:,.0f} images/s{mark}"
     )
 
 
 def _describe_outcome(phase: PhaseConfig, outcome: PhaseOutcome) -> str:
-    kept = f"weights of epoch {outcome.best_epoch} kept" if outcome.best_epoch else "no epoch was better than the start, which is kept"
+    if not outcome.best_epoch:
+        kept = "no epoch was better than the start, which is kept"
+    elif phase.optimizer == "lbfgs":
+        kept = f"penalty {outcome.best_epoch} kept, the strongest within one standard error of the best"
+    else:
+        kept = f"weights of epoch {outcome.best_epoch} kept"
     mixed = f", blended {outcome.blend:.2f} with those before the phase" if outcome.blend < 1 else ""
     return f"phase {phase.name}: {kept}{mixed}"
-
-
-def _part(data: LabelledPixels, source: Source) -> Part:
-    return Part(source, data.manifest.class_indices(), list(data.manifest.table["sample_id"]))
-
-
-def _sources(
-    classifier: Classifier,
-    cut: Cut,
-    plan: Plan,
-    data: tuple[LabelledPixels, LabelledPixels],
-    *,
-    folder: Path,
-    progress: Progress,
-) -> tuple[Source, Source]:
-    """Cached activations where a prefix is frozen and the disk has room, pixels otherwise."""
-    train, val = data
-    if cut.prefix is None:
-        return (
-            PixelSource(train.pixels, seed=plan.seed, augmentation=plan.augmentation),
-            PixelSource(val.pixels, seed=plan.seed, augmentation=None),
-        )
-    engine = FrozenEngine(cut.prefix, classifier.preprocess.size, device=plan.device, precision=plan.precision)
-    identity = weights_digest(cut.prefix, classifier, cut.boundary)
-
-    def views(part: LabelledPixels, what: str, numbers: tuple[int, ...]) -> Activations:
-        request = ViewRequest(plan.augmentation, numbers, plan.seed)
-        return compute_activations(
-            engine,
-            part.pixels,
-            request,
-            folder=folder,
-            identity=identity,
-            progress=lambda view, done, total: progress.advance(f"frozen part on {what}, {view}", done, total),
-        )
-
-    train_views = views(train, "train", tuple(range(plan.views + 1)))
-    return (
-        ActivationSource(train_views, seed=plan.seed, train=True),
-        ActivationSource(views(val, "validation", (0,)), seed=plan.seed, train=False),
-    )

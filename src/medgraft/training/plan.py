@@ -1,6 +1,6 @@
 """The plan: every "auto" of the configuration becomes a value with its reason.
 
-    Config (asked) + facts of the data and the machine → Plan (resolved) → plan.json
+Config (asked) + facts of the data and the machine → Plan (resolved) → plan.json
 """
 
 from __future__ import annotations
@@ -23,27 +23,50 @@ FINETUNE_PRESENTATIONS = 30_000
 AUGMENTATIONS: dict[Modality, tuple[AugmentConfig, str]] = {
     "brain-mri": (
         AugmentConfig(
-            preset="custom", rotation=15, shift_x=0.05, shift_y=0.05, zoom=0.1, horizontal_flip=True,
-            brightness=0.05, contrast=0.1,
+            preset="custom",
+            rotation=15,
+            shift_x=0.05,
+            shift_y=0.05,
+            zoom=0.1,
+            horizontal_flip=True,
+            brightness=0.05,
+            contrast=0.1,
         ),
         "the brain is nearly symmetric left to right, never upside down",
     ),
     "chest-xray": (
         AugmentConfig(
-            preset="custom", rotation=10, shift_x=0.05, shift_y=0.05, shear=0.05, zoom=0.1,
-            brightness=0.05, contrast=0.15,
+            preset="custom",
+            rotation=10,
+            shift_x=0.05,
+            shift_y=0.05,
+            shear=0.05,
+            zoom=0.1,
+            brightness=0.05,
+            contrast=0.15,
         ),
         "no flips: the heart is on one side and the diaphragm below",
     ),
     "histopathology": (
         AugmentConfig(
-            preset="custom", quarter_turns=True, horizontal_flip=True, vertical_flip=True, brightness=0.05, contrast=0.1,
+            preset="custom",
+            quarter_turns=True,
+            horizontal_flip=True,
+            vertical_flip=True,
+            brightness=0.05,
+            contrast=0.1,
         ),
         "tissue has no up or down",
     ),
     "other": (
         AugmentConfig(
-            preset="custom", rotation=10, shift_x=0.05, shift_y=0.05, zoom=0.1, brightness=0.05, contrast=0.1,
+            preset="custom",
+            rotation=10,
+            shift_x=0.05,
+            shift_y=0.05,
+            zoom=0.1,
+            brightness=0.05,
+            contrast=0.1,
         ),
         "anatomy not known: no flips",
     ),
@@ -155,7 +178,9 @@ def make_plan(config: Config, data: DataFacts, machine: MachineFacts, *, extra: 
     modality: Modality = settle("data.modality", *_modality(config, data))
     device = settle("training.device", machine.device, machine.device_reason)
     precision = settle("training.precision", *_precision(config, machine))
-    threads = settle("training.threads", machine.threads, "cores of this machine" if training.threads == "auto" else "as asked")
+    threads = settle(
+        "training.threads", machine.threads, "cores of this machine" if training.threads == "auto" else "as asked"
+    )
     loss = settle("training.loss", *_loss(config))
     weights, reason = _class_weights(config, data)
     settle("training.class_weights", weights and [round(w, 4) for w in weights], reason)
@@ -233,12 +258,27 @@ def _phases(config: Config, data: DataFacts, machine: MachineFacts, settle: Any)
     if config.training.phases != "auto":
         settle("training.phases", [phase.name for phase in config.training.phases], "as asked")
         return config.training.phases
+    probe = all(layer.startswith(("dropout", "mc_dropout")) for layer in config.model.head)
+    probe = probe and config.model.pool_size == "global" and config.training.label_smoothing == 0
+    probe = probe and config.training.loss in ("auto", "cross_entropy")
     head = PhaseConfig(
-        name="head", trains="head", optimizer="adamw", head_lr=2e-3, weight_decay=0.05, schedule="cosine", patience=10
+        name="head",
+        trains="head",
+        optimizer="lbfgs" if probe else "adamw",
+        head_lr=2e-3,
+        weight_decay=0.05,
+        schedule="cosine",
+        patience=10,
     )
     if config.model.weights == "none":
         phase = PhaseConfig(
-            name="scratch", trains="all", head_lr=1e-3, backbone_lr=1e-3, schedule="one_cycle", freeze_norm=False, patience=10
+            name="scratch",
+            trains="all",
+            head_lr=1e-3,
+            backbone_lr=1e-3,
+            schedule="one_cycle",
+            freeze_norm=False,
+            patience=10,
         )
         settle("training.phases", ["scratch"], "no pretrained weights, so nothing is frozen")
         return (phase,)
@@ -256,7 +296,9 @@ def _phases(config: Config, data: DataFacts, machine: MachineFacts, settle: Any)
     )
     reason = "the head on frozen features first, then a gentle fine-tune from it (LP-FT, Kumar et al. 2022)"
     if machine.trunk:
-        reason += f"; stages before {machine.trunk[0]} hold generic edges and textures, stay frozen and are computed once"
+        reason += (
+            f"; stages before {machine.trunk[0]} hold generic edges and textures, stay frozen and are computed once"
+        )
     settle("training.phases", ["head", "finetune"], reason)
     return head, finetune
 
@@ -266,9 +308,16 @@ def _resolve_phase(phase: PhaseConfig, data: DataFacts, machine: MachineFacts, s
     changes: dict[str, Any] = {}
     if phase.batch_size == "auto":
         if phase.trains == "head":
-            size, reason = min(max(32, 2 ** round(math.log2(n_train / 16 + 1))), 256), "cached features: about 16 steps per epoch or more"
+            size, reason = (
+                min(max(32, 2 ** round(math.log2(n_train / 16 + 1))), 256),
+                "cached features: about 16 steps per epoch or more",
+            )
         else:
-            size, reason = (32, "small batches generalise and fit in memory") if machine.device == "cpu" else (64, "fills the device")
+            size, reason = (
+                (32, "small batches generalise and fit in memory")
+                if machine.device == "cpu"
+                else (64, "fills the device")
+            )
         changes["batch_size"] = settle(f"training.phases.{phase.name}.batch_size", size, reason)
     if phase.epochs == "auto":
         if phase.trains == "head":
@@ -277,7 +326,8 @@ def _resolve_phase(phase: PhaseConfig, data: DataFacts, machine: MachineFacts, s
             # from scratch everything has to be learned; from pretrained weights little
             factor = 3 if phase.name == "scratch" else 1
             epochs = min(max(round(factor * FINETUNE_PRESENTATIONS / n_train), 3), 30 * factor)
-            reason = f"about {factor * FINETUNE_PRESENTATIONS:,} presentations of {n_train:,} images, within 3..{30 * factor}"
+            shown = factor * FINETUNE_PRESENTATIONS
+            reason = f"about {shown:,} presentations of {n_train:,} images, within 3..{30 * factor}"
         changes["epochs"] = settle(f"training.phases.{phase.name}.epochs", epochs, reason)
     return phase.model_copy(update=changes)
 

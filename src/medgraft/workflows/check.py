@@ -54,7 +54,9 @@ def check(
     """
     resolved = load_settings(config, settings)
     manifest = read_source(Path(source), resolved.data)
-    preprocess = Preprocess((_CHECK_SIZE, _CHECK_SIZE), resolved.model.resize, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    preprocess = Preprocess(
+        (_CHECK_SIZE, _CHECK_SIZE), resolved.model.resize, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    )
     prepared = prepare(manifest, resolved, preprocess, purpose="check", progress=progress or Silent())
     if out is not None:
         write_json(Path(out), [result.as_dict() for result in prepared.checks])

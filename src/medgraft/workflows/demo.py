@@ -30,7 +30,12 @@ def demo(out: str | Path = "demo", *, progress: Progress | None = None) -> Train
     progress = progress or Silent()
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
-        raise UsageError("DEMO_FOLDER_IN_USE", "the folder holds files already", where=str(folder), fix="remove it or name another with --out")
+        raise UsageError(
+            "DEMO_FOLDER_IN_USE",
+            "the folder holds files already",
+            where=str(folder),
+            fix="remove it or name another with --out",
+        )
     progress.say("== phantoms ==")
     table = write_phantoms(folder / "phantoms", seed=TRAIN_SEED)
     new = write_phantoms(folder / "new-patients", patients=NEW_PATIENTS, seed=NEW_SEED)
@@ -42,8 +47,13 @@ def demo(out: str | Path = "demo", *, progress: Progress | None = None) -> Train
     progress.say("== evaluate on new patients ==")
     external = evaluate(trained.bundle, new, out=folder / "evaluation", progress=progress)
     progress.say("== predict ==")
-    predictions = predict(trained.bundle, [folder / "new-patients" / "images"], out=folder / "predictions.csv", progress=progress)
+    predictions = predict(
+        trained.bundle, [folder / "new-patients" / "images"], out=folder / "predictions.csv", progress=progress
+    )
     progress.say(f"{len(predictions)} predictions in {folder / 'predictions.csv'}")
     for name, result_of in (("test part", trained.evaluation), ("new patients", external.evaluation)):
-        progress.say(f"AUROC on {name}: {result_of.metrics['auroc']}, n = {result_of.n_images} images of {result_of.n_patients} patients")
+        progress.say(
+            f"AUROC on {name}: {result_of.metrics['auroc']}, "
+            f"n = {result_of.n_images} images of {result_of.n_patients} patients"
+        )
     return trained

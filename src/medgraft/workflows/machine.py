@@ -50,7 +50,9 @@ def use_threads(asked: int | Literal["auto"]) -> int:
     return threads
 
 
-def machine_facts(classifier: Classifier, device: Device, device_reason: str, threads: int, config: Config) -> MachineFacts:
+def machine_facts(
+    classifier: Classifier, device: Device, device_reason: str, threads: int, config: Config
+) -> MachineFacts:
     """Facts for the planner."""
     folder = cache_folder(config.data.cache_dir)
     trunk, trunk_bytes = trunk_behind_stride(classifier)
@@ -67,5 +69,7 @@ def machine_facts(classifier: Classifier, device: Device, device_reason: str, th
 
 def _native_bfloat16(device: Device) -> bool:
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

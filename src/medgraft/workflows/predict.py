@@ -44,9 +44,16 @@ def predict(
     progress = progress or Silent()
     images = find_images([Path(path) for path in paths])
     if not images:
-        raise DataError("NO_IMAGES", "no images there", where=", ".join(str(path) for path in paths), fix="name image files or folders of them")
+        raise DataError(
+            "NO_IMAGES",
+            "no images there",
+            where=", ".join(str(path) for path in paths),
+            fix="name image files or folders of them",
+        )
     predictor = Predictor(open_bundle(Path(bundle)), device=choose_device(device)[0])
-    predictions = predictor.predict_paths(images, progress=lambda done, total: progress.advance("predicting", done, total))
+    predictions = predictor.predict_paths(
+        images, progress=lambda done, total: progress.advance("predicting", done, total)
+    )
     if out is not None:
         write_predictions(Path(out), predictions, bundle_id=predictor.bundle.id)
     return predictions

@@ -1,6 +1,6 @@
 """From SOURCE to images that can be trained on: read, decode all, refuse the bad, split, check.
 
-    SOURCE → Manifest → full decode (pixel cache) → policy on bad images → split → checks
+SOURCE → Manifest → full decode (pixel cache) → policy on bad images → split → checks
 """
 
 from __future__ import annotations
@@ -74,7 +74,12 @@ class Prepared:
 
     def facts(self, peek: Peek, source: Path, config: Config) -> DataFacts:
         """What the planner needs to know."""
-        words = (source.resolve().name, *self.manifest.classes, self.manifest.patient_source, config.data.patient_preset)
+        words = (
+            source.resolve().name,
+            *self.manifest.classes,
+            self.manifest.patient_source,
+            config.data.patient_preset,
+        )
         return DataFacts(
             counts=self.manifest.take(np.flatnonzero(self.readable)).counts(),
             colorful=peek.colorful,
@@ -149,7 +154,7 @@ def _split_readable(
     rows = np.flatnonzero(readable)
     try:
         part, decisions = assign_splits(
-            manifest.take(rows), config.data, seed=config.training.seed, copy_keys=[keys[row] for row in rows]
+            manifest.take(rows), config.data, seed=config.training.seed, copy_keys=[keys[int(row)] for row in rows]
         )
     except DataError as error:
         if purpose == "train":

@@ -96,7 +96,9 @@ def write_results(
     """
     bundle = predictor.bundle
     if len(part.scored) == 0:
-        raise DataError("NOTHING_SCORED", "no image of the test part could be read", fix="see checks.json for the reasons")
+        raise DataError(
+            "NOTHING_SCORED", "no image of the test part could be read", fix="see checks.json for the reasons"
+        )
     proba = predictor.proba(part.logits)
     scores = scores_of(part.scored, proba, bundle.classes)
     predicted = bundle.operating_point.predict(proba, bundle.classes)

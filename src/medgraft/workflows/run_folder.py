@@ -31,7 +31,9 @@ def make_run_folder(source: Path, out: Path | None) -> Path:
         folder = Path("runs") / f"{stamp}-{name}"
     folder = folder.absolute()
     if folder.exists() and not folder.is_dir():
-        raise UsageError("RUN_FOLDER_INVALID", "the output is a file", where=str(folder), fix="name a folder with --out")
+        raise UsageError(
+            "RUN_FOLDER_INVALID", "the output is a file", where=str(folder), fix="name a folder with --out"
+        )
     if source.is_dir() and source.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise UsageError(
             "RUN_FOLDER_INVALID",
@@ -41,7 +43,10 @@ def make_run_folder(source: Path, out: Path | None) -> Path:
         )
     if folder.is_dir() and any(folder.iterdir()):
         raise UsageError(
-            "RUN_FOLDER_IN_USE", "the output folder holds files already", where=str(folder), fix="name a new folder with --out"
+            "RUN_FOLDER_IN_USE",
+            "the output folder holds files already",
+            where=str(folder),
+            fix="name a new folder with --out",
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,8 @@ def load_settings(
     """
     if isinstance(config, Config):
         if settings or values:
-            raise UsageError("CONFIG_TWICE", "a Config object takes no settings on top", fix="change the object, or name a file")
+            raise UsageError(
+                "CONFIG_TWICE", "a Config object takes no settings on top", fix="change the object, or name a file"
+            )
         return config
     return load_config(None if config is None else Path(config), settings, values or {})

@@ -1,7 +1,7 @@
 """`train`: from SOURCE to a bundle, per-image scores and a report.
 
-    read → peek → network → decode all → split → plan → phases → temperature and operating point on
-    validation → bundle → test part read once, through the bundle → scores, evaluation, report
+read → peek → network → decode all → split → plan → phases → temperature and operating point on
+validation → bundle → test part read once, through the bundle → scores, evaluation, report
 """
 
 from __future__ import annotations
@@ -150,7 +150,11 @@ def _plan_run(source: Path, out: Path | None, config: Config, progress: Progress
     resolved = [
         PlanRow("model.size", list(classifier.preprocess.size), size_reason),
         PlanRow("model.weights", classifier.backbone.weights.description, f"model.weights = {config.model.weights}"),
-        *(PlanRow(check.code, check.title, check.advice) for check in prepared.checks if check.code.startswith("SPLIT")),
+        *(
+            PlanRow(check.code, check.title, check.advice)
+            for check in prepared.checks
+            if check.code.startswith("SPLIT")
+        ),
     ]
     machine = machine_facts(classifier, device, device_reason, threads, config)
     plan = make_plan(config, prepared.facts(peek, source, config), machine, extra=resolved)

@@ -274,8 +274,8 @@ def test_json_file(tmp_path: Path) -> None:
     content = json.loads(text, parse_constant=lambda name: pytest.fail(name))
     assert content == found.as_dict()
     assert list(content) == sorted(
-        ["task", "classes", "n_images", "n_declared", "n_patients", "patient_independence", "metrics", "per_class"]
-        + ["confusion", "operating_point", "temperature", "notice"]
+        "task classes n_images n_declared n_patients patient_independence metrics per_class "
+        "confusion operating_point temperature notice".split()
     )
     assert (content["n_images"], content["n_declared"], content["n_patients"]) == (40, 42, 20)
     assert content["metrics"]["auroc"].keys() == {"value", "low", "high", "level", "n", "method", "reason"}

@@ -19,7 +19,7 @@ from medgraft.config.schema import EvaluationConfig
 from medgraft.evaluation.evaluate import evaluate_scores
 from medgraft.evaluation.operating_point import OperatingPoint
 from medgraft.evaluation.report import Case, ReportContent, Thumb, picture, printable, write_report
-from medgraft.types import EpochRow, RESEARCH_USE_ONLY, CheckResult, PixelArray, Scores
+from medgraft.types import RESEARCH_USE_ONLY, CheckResult, EpochRow, PixelArray, Scores
 
 BINARY = ("NORMAL", "PNEUMONIA")
 TUMORS = ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor")
