@@ -6,6 +6,7 @@ PYTEST_ARGS ?=
 
 .PHONY: demo setup check format test clean
 demo: $(STAMP) ## phantom brain MRI: generate, train, evaluate, report
+	rm -rf demo
 	$(BIN)/medgraft demo --out demo
 
 setup: $(STAMP) ## the environment alone

@@ -28,8 +28,7 @@ size = 64
 threads = 1
 [[training.phases]]
 name = "head"
-epochs = 3
-head_lr = 5e-3
+optimizer = "lbfgs"
 [[training.phases]]
 name = "finetune"
 trains = ["blocks.5", "blocks.6", "conv_head", "bn2"]

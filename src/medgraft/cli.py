@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medgraft.errors import MedgraftError
+from medgraft.errors import SHOWN_PROBLEMS, MedgraftError, Problem, ResourceError, Stopped
 from medgraft.types import RESEARCH_USE_ONLY
 
 if TYPE_CHECKING:
@@ -42,14 +42,18 @@ class _Display:
 
 
 _display = _Display()
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
-def _set_debug(value: bool) -> None:
+def _set_debug(value: bool) -> bool:
+    # what a callback returns is what the verb gets
     _display.debug = value or _display.debug
+    return value
 
 
-def _set_json(value: bool) -> None:
+def _set_json(value: bool) -> bool:
     _display.as_json = value or _display.as_json
+    return value
 
 
 Source = Annotated[Path, typer.Argument(help="Folder of class folders, or a CSV/TSV table.", show_default=False)]
@@ -179,11 +183,9 @@ def predict(
     finally:
         progress.close()
     if as_json:
-        rows = [
-            {"sample_id": p.sample_id, "status": p.status, "label": p.label, "proba": p.proba, "error": p.error}
-            for p in predictions
-        ]
-        _print_json({"notice": RESEARCH_USE_ONLY, "classes": predictions[0].classes, "predictions": rows})
+        from medgraft.inference.output import as_json_content
+
+        _print_json(as_json_content(predictions))
         return
     unscored = sum(prediction.error is not None for prediction in predictions)
     if out is None:
@@ -262,9 +264,9 @@ def weights_list(as_json: Json = False, debug: Debug = False) -> None:
             ]
         )
         return
-    print(f"{'NAME':<22} {'KERAS':<22} {'WHERE':<9} DESCRIPTION")
+    print(f"{'NAME':<20} {'KERAS':<24} {'WHERE':<9} DESCRIPTION")
     for row in rows:
-        print(f"{row.name:<22} {', '.join(row.keras_names):<22} {row.where:<9} {row.description}")
+        print(f"{row.name:<20} {', '.join(row.keras_names):<24} {row.where:<9} {row.description}")
 
 
 @weights_app.command("pull")
@@ -295,28 +297,39 @@ def weights_verify(
 
 
 def main() -> None:
-    """Entry point; errors become one line and an exit code."""
+    """Entry point; every failure becomes lines and an exit code, a traceback only with ``--debug``."""
     try:
         app()
     except MedgraftError as error:
-        if _display.debug:
-            traceback.print_exc()
-        if _display.as_json:
-            _print_json(
-                {"error": error.problem.as_dict(), "problems": [problem.as_dict() for problem in error.problems]}
-            )
-        print(_shortened(error), file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(143)
+        _fail(error)
+    except SystemExit as exit_:
+        if exit_.code == _INTERRUPTED:
+            _fail(Stopped("STOPPED", "stopped on request"))
+        raise
+    except Exception as error:  # nothing may end in a traceback
+        _fail(_unforeseen(error))
 
 
-def _shortened(error: MedgraftError, shown: int = 20) -> str:
-    lines = str(error).splitlines()
-    if len(lines) <= shown + 1:
-        return "\n".join(lines)
-    return "\n".join([*lines[: shown + 1], f"  and {len(lines) - shown - 1:,} more"])
+def _fail(error: MedgraftError) -> None:
+    if _display.debug:
+        traceback.print_exc()
+    if _display.as_json:
+        _print_json({"error": error.problem.as_dict(), "problems": [problem.as_dict() for problem in error.problems]})
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _unforeseen(error: Exception) -> MedgraftError:
+    """A failure that no function named, in the form of those that are named."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second one is torch's
+        fix = "close other programs, or lower batch_size of the phases or model.size"
+        return ResourceError("OUT_OF_MEMORY", "there is not enough memory", fix=fix)
+    if isinstance(error, OSError):
+        what, where = error.strerror or type(error).__name__, str(error.filename or "")
+        return ResourceError("SYSTEM", what, where=where, fix="check the path, its permissions and the free space")
+    lines = str(error).splitlines() or [""]
+    fix = "this is a defect of medgraft: please report it with what --debug prints"
+    return MedgraftError("INTERNAL", f"{type(error).__name__}: {lines[0][:200]}", fix=fix)
 
 
 def _progress() -> Progress:
@@ -358,6 +371,11 @@ def _print_checks(checks: tuple[CheckResult, ...]) -> None:
         print(f"{result.severity:<8} {result.code:<24} {result.title}")
         if result.advice:
             print(f"{'':<8} {'':<24} -> {result.advice}")
+        files = result.evidence.get("files", [])
+        for file in files[:SHOWN_PROBLEMS]:
+            print(f"  {Problem(file['code'], file['what'], file['where'], file['fix'])}")
+        if len(files) > SHOWN_PROBLEMS:
+            print(f"  and {len(files) - SHOWN_PROBLEMS:,} more; --out FILE.json lists all")
 
 
 def _print_evaluation(evaluation: Evaluation, folder: Path, report: Path, seconds: float) -> None:

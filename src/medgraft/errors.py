@@ -31,8 +31,13 @@ class Problem:
     where: str = ""
     fix: str = ""
 
+    @property
+    def text(self) -> str:
+        """What, where and fix in one line."""
+        return "; ".join(part for part in (self.what, self.where, self.fix) if part)
+
     def __str__(self) -> str:
-        return f"[{self.code}] " + "; ".join(part for part in (self.what, self.where, self.fix) if part)
+        return f"[{self.code}] {self.text}"
 
     def as_dict(self) -> dict[str, str]:
         return {"code": self.code, "what": self.what, "where": self.where, "fix": self.fix}
@@ -69,7 +74,7 @@ class MedgraftError(Exception):
         return self.problem.code
 
     def __str__(self) -> str:
-        lines = [f"error{self.problem}"]
+        lines = [f"error[{self.code}]: {self.problem.text}"]
         lines += [f"  {problem}" for problem in self.problems[:SHOWN_PROBLEMS]]
         if len(self.problems) > SHOWN_PROBLEMS:
             lines.append(f"  and {len(self.problems) - SHOWN_PROBLEMS:,} more")

@@ -71,6 +71,12 @@ def split_of(name: str) -> Split | None:
     return _SPLIT_OF.get(plain(name))
 
 
+def split_in(name: str) -> Split | None:
+    """The one part that the words of a longer name speak of, as in ``seg_train`` or ``images (test)``; else None."""
+    found = {split for word in re.split(r"[\W_]+", name) if (split := split_of(word)) is not None}
+    return found.pop() if len(found) == 1 else None
+
+
 def accepted_splits() -> str:
     """The accepted spellings, for messages."""
     return "; ".join(f"{split}: {', '.join(words)}" for split, words in _SPLIT_WORDS.items())
@@ -119,7 +125,16 @@ def assign_roles(
     read = {role: escape(header[position]) for role, position in roles.items()}
     title = "columns read: " + ", ".join(f"{role} = {name}" for role, name in read.items())
     others = [escape(name) for position, name in enumerate(header) if position not in roles.values()]
-    return roles, [CheckResult("COLUMNS_READ", "note", title, {"read": read, "not_read": others[:100]})]
+    notes = [CheckResult("COLUMNS_READ", "note", title, {"read": read, "not_read": others[:100]})]
+    return roles, [*notes, *_masks_as_images(read["image"])]
+
+
+def _masks_as_images(name: str) -> list[CheckResult]:
+    """A column of masks that was named as the images: its pictures show the answer."""
+    if plain(name) not in _SPELLINGS["mask"]:
+        return []
+    title = f"the images are taken from column {name!r}, which by its name holds masks: they would give the label away"
+    return [CheckResult("IMAGES_ARE_MASKS", "warning", title, {"column": name}, "name the column of images")]
 
 
 def read_splits(cells: Iterable[str], lines: Sequence[int], *, where: str, column: str) -> list[Split]:

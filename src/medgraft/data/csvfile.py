@@ -142,7 +142,7 @@ def _checked_encoding(data: bytes, asked: str | None, path: Path) -> str:
             "CSV_ENCODING",
             f"byte 0x{data[error.start]:02x} is not {encoding}",
             where=f"{escape(str(path))} line {line}",
-            fix='save the table as UTF-8, or name its encoding in data.encoding (--encoding), such as "latin-1"',
+            fix="save the table as UTF-8, or name its encoding: --set data.encoding=latin-1",
         ) from error
     bad = _CONTROL.search(text)
     if bad:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medgraft.config.schema import DataConfig
-from medgraft.data.columns import split_of
+from medgraft.data.columns import split_in, split_of
 from medgraft.data.labels import clean_labels, order_classes, require_two_classes
 from medgraft.data.listing import Folder, Listing, ending, image_names, is_image, join, list_folder
 from medgraft.data.manifest import Manifest
@@ -105,14 +105,15 @@ def _layout(listing: Listing, where: str) -> tuple[str, list[tuple[Split | None,
 def _parts(listing: Listing, start: str, where: str) -> list[tuple[Split | None, str]]:
     """Part folders: named like a part, and at least one of them holding folders."""
     folders = listing.folders[start].folders
-    named = [name for name in folders if split_of(name) is not None]
+    meant = _meant(folders)
+    named = [name for name in folders if name in meant]
     if not any(listing.folders[join(start, name)].folders for name in named):
         return []  # folders of images: ``test`` may well be a class
     by_split: dict[Split | None, str] = {}
     for name in named:
-        other = by_split.setdefault(split_of(name), name)
+        other = by_split.setdefault(meant[name], name)
         if other != name:
-            what = f"'{escape(other)}' and '{escape(name)}' are both the {split_of(name)} part"
+            what = f"'{escape(other)}' and '{escape(name)}' are both the {meant[name]} part"
             raise DataError("FOLDER_LAYOUT", what, where=where, fix="rename or merge one of them")
     others = [name for name in folders if name not in named and _has_images(listing, join(start, name))]
     if others:
@@ -120,6 +121,14 @@ def _parts(listing: Listing, start: str, where: str) -> list[tuple[Split | None,
         fix = "move the others out of the source; are they a second copy of the data?"
         raise DataError("FOLDER_LAYOUT", what, where=where, fix=fix)
     return [(split, join(start, by_split[split])) for split in SPLITS if split in by_split]
+
+
+def _meant(folders: Sequence[str]) -> dict[str, Split]:
+    """Which folders are named like a part; ``seg_train`` and ``seg_test`` only when all their neighbours are too."""
+    exact = {name: split for name in folders if (split := split_of(name)) is not None}
+    loose = {name: split for name in folders if (split := split_in(name)) is not None}
+    all_loose = len(loose) == len(folders) == len(set(loose.values())) > 1 and "train" in loose.values()
+    return loose if all_loose and not exact else exact
 
 
 def _has_images(listing: Listing, path: str) -> bool:

@@ -96,15 +96,6 @@ def order_classes(labels: Iterable[str | None], *, classes: tuple[str, ...] | No
     return classes
 
 
-def require_labels(labels: Sequence[str | None], places: Sequence[str]) -> list[Problem]:
-    """One ``LABEL_MISSING`` per sample without a label; ``places`` says where each sample stands."""
-    return [
-        Problem("LABEL_MISSING", "has no label", place)
-        for label, place in zip(labels, places, strict=True)
-        if label is None
-    ]
-
-
 def require_two_classes(labels: Iterable[str | None], *, where: str, hint: str = "") -> None:
     """Refuse data from which no classifier can be learned.
 

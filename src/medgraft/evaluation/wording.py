@@ -235,7 +235,9 @@ def cautions(
                 "Name the patient column or a rule for file names.",
             )
         )
-    found += [Caution(check.severity, check.title, check.advice) for check in checks if check.severity != "note"]
+    # what is not known of patients was just said
+    said = [check for check in checks if check.severity != "note" and check.code != "PATIENTS_UNKNOWN"]
+    found += [Caution(check.severity, check.title, check.advice) for check in said]
     missing = max(n_unscored, n_declared - int(evaluation["n_images"]))
     if missing:
         found.append(

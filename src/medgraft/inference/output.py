@@ -9,11 +9,31 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from medgraft.errors import ResourceError, UsageError
 from medgraft.types import RESEARCH_USE_ONLY, Prediction
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file that `write_predictions` cannot write, before there is anything to write.
+
+    Raises:
+        UsageError: ``OUTPUT_FORMAT``; ``OUTPUT_NOT_WRITABLE`` when its folder does not exist.
+    """
+    ending = path.suffix.lower()
+    if ending not in (".csv", ".json"):
+        raise UsageError(
+            "OUTPUT_FORMAT",
+            f"predictions are written as .csv or .json, not {ending or 'without ending'!r}",
+            where=str(path),
+        )
+    if not path.absolute().parent.is_dir():
+        raise UsageError(
+            "OUTPUT_NOT_WRITABLE", "there is no such folder", where=str(path.parent), fix="make it, or name another"
+        )
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction], *, bundle_id: str = "") -> None:
@@ -31,14 +51,11 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], *, bundle_i
         UsageError: ``OUTPUT_FORMAT``, ``OUTPUT_NOT_WRITABLE``.
         ResourceError: ``DISK_FULL``.
     """
-    ending = path.suffix.lower()
-    if ending not in (".csv", ".json"):
-        raise UsageError(
-            "OUTPUT_FORMAT",
-            f"predictions are written as .csv or .json, not {ending or 'without ending'!r}",
-            where=str(path),
-        )
-    text = _csv_text(predictions) if ending == ".csv" else _json_text(predictions, bundle_id)
+    check_output(path)
+    if path.suffix.lower() == ".csv":
+        text = _csv_text(predictions)
+    else:
+        text = json.dumps(as_json_content(predictions, bundle_id=bundle_id), indent=1, allow_nan=False) + "\n"
     partial = path.with_name(f".{path.name}.partial")
     try:
         # file names that are not UTF-8 keep their bytes
@@ -71,7 +88,8 @@ def _harmless(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
-def _json_text(predictions: Sequence[Prediction], bundle_id: str) -> str:
+def as_json_content(predictions: Sequence[Prediction], *, bundle_id: str = "") -> dict[str, Any]:
+    """What the JSON file holds: notice, bundle_id, classes, and per prediction one of rows."""
     classes = list(predictions[0].classes) if predictions else []
     rows = [
         {
@@ -84,5 +102,4 @@ def _json_text(predictions: Sequence[Prediction], bundle_id: str) -> str:
         }
         for one in predictions
     ]
-    content = {"notice": RESEARCH_USE_ONLY, "bundle_id": bundle_id, "classes": classes, "rows": rows}
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+    return {"notice": RESEARCH_USE_ONLY, "bundle_id": bundle_id, "classes": classes, "rows": rows}

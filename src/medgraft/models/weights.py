@@ -168,6 +168,8 @@ def verify(target: str, *, backbone: str | None = None) -> WeightsSource:
     """
     path = Path(target).expanduser()
     is_file = path.suffix == ".safetensors" or path.is_file()
+    if is_file:
+        read_header(path)  # a file that is missing or no weights is said before its name is read as a backbone
     spec = find_backbone(backbone or (path.stem if is_file else target))
     source = resolve_weights(spec, str(path) if is_file else "auto")
     load_state(build_network(spec), source, spec)

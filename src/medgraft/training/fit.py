@@ -96,7 +96,7 @@ def fit_phase(run: PhaseRun, train: Part, val: Part) -> PhaseOutcome:
         Rows, the kept epoch and the blend.
 
     Raises:
-        TrainingError: LOSS_NOT_FINITE, before the step that would spread it.
+        TrainingError: LOSS_NOT_FINITE, before the step that would spread it, or at validation.
     """
     phase = run.phase
     if phase.epochs == "auto" or phase.batch_size == "auto":
@@ -126,7 +126,8 @@ def fit_phase(run: PhaseRun, train: Part, val: Part) -> PhaseOutcome:
             with _autocast(run):
                 logits = run.network(inputs)
             loss = run.train_loss(logits.float(), targets)
-            _refuse_not_finite(loss, phase.name, epoch, [train.sample_ids[row] for row in rows])
+            if not bool(torch.isfinite(loss)):
+                raise _not_finite(f"the loss became {loss.item()}", phase.name, epoch, train, rows)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             scaler.step(optimizer)
@@ -142,7 +143,7 @@ def fit_phase(run: PhaseRun, train: Part, val: Part) -> PhaseOutcome:
                 stopped = True
                 break
         with average.applied() if average is not None else nullcontext():
-            val_logits = predict_logits(run, val.source)
+            val_logits = _finite_logits(run, val, epoch)
             val_loss, val_accuracy = _score(run.val_loss, val_logits, val.targets)
             improved = val_loss < best_loss
             if improved:
@@ -282,20 +283,28 @@ def _batches(order: IntArray, batch_size: int) -> list[IntArray]:
     return batches
 
 
+def _finite_logits(run: PhaseRun, val: Part, epoch: int) -> FloatArray:
+    logits = predict_logits(run, val.source)
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if bad.size:
+        raise _not_finite("logits of validation images are not finite", run.phase.name, epoch, val, bad)
+    return logits
+
+
 def _score(loss: Loss, logits: FloatArray, targets: IntArray) -> tuple[float, float]:
     value = float(loss(torch.from_numpy(logits).float(), torch.from_numpy(targets)))
     accuracy = float((logits.argmax(axis=1) == targets).mean())
     return value, accuracy
 
 
-def _refuse_not_finite(loss: Tensor, phase: str, epoch: int, sample_ids: list[str]) -> None:
-    if not bool(torch.isfinite(loss)):
-        raise TrainingError(
-            "LOSS_NOT_FINITE",
-            f"the loss became {float(loss)} in phase {phase}, epoch {epoch}",
-            where="batch of " + ", ".join(sample_ids[:5]) + (" …" if len(sample_ids) > 5 else ""),
-            fix=f"lower training.phases.{phase}.head_lr and backbone_lr, or set training.precision=float32",
-        )
+def _not_finite(what: str, phase: str, epoch: int, part: Part, rows: IntArray) -> TrainingError:
+    shown = ", ".join(part.sample_ids[row] for row in rows[:5])
+    return TrainingError(
+        "LOSS_NOT_FINITE",
+        f"{what} in phase {phase}, epoch {epoch}",
+        where=f"batch of {shown}" + (" …" if len(rows) > 5 else ""),
+        fix=f"lower training.phases.{phase}.head_lr and backbone_lr, or set training.precision=float32",
+    )
 
 
 def _autocast(run: PhaseRun) -> AbstractContextManager[object]:

@@ -1,6 +1,6 @@
 """All phases of a plan, one after another, each on what it needs: cached activations or pixels.
 
-    set_trainable → cut at the freeze boundary → activations of K views (or pixels) → probe or fit
+set_trainable → cut at the freeze boundary → activations of K views (or pixels) → probe or fit
 """
 
 from __future__ import annotations
@@ -210,9 +210,7 @@ class _Trainer:
             classifier=self.classifier,
             network=cut.suffix,
             trainable=trainable,
-            train_loss=make_loss(
-                self.plan.loss, class_weights=weights, label_smoothing=smoothing, focal_gamma=gamma
-            ),
+            train_loss=make_loss(self.plan.loss, class_weights=weights, label_smoothing=smoothing, focal_gamma=gamma),
             val_loss=make_loss(self.plan.loss, class_weights=weights, focal_gamma=gamma),
             device=torch.device(self.plan.device),
             precision=getattr(torch, self.plan.precision) if reduced else torch.float32,

@@ -9,7 +9,7 @@ from typing import Literal
 from medgraft.data.sources import find_images
 from medgraft.errors import DataError
 from medgraft.inference.bundle import open_bundle
-from medgraft.inference.output import write_predictions
+from medgraft.inference.output import check_output, write_predictions
 from medgraft.inference.predictor import Predictor
 from medgraft.types import Prediction
 from medgraft.workflows.machine import choose_device
@@ -39,9 +39,11 @@ def predict(
     Raises:
         ModelError: a damaged bundle.
         DataError: NO_IMAGES.
-        UsageError: an output ending that is not known.
+        UsageError: an output ending that is not known, or a folder that is not there; before any work.
     """
     progress = progress or Silent()
+    if out is not None:
+        check_output(Path(out))
     images = find_images([Path(path) for path in paths])
     if not images:
         raise DataError(

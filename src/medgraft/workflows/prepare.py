@@ -67,10 +67,18 @@ class Prepared:
         rows = np.flatnonzero((self.manifest.table["split"].to_numpy() == split) & self.readable)
         return self.manifest.take(rows), self.pixels.subset(rows)
 
+    def usable(self) -> Manifest:
+        """Samples whose image could be read."""
+        return self.manifest.take(np.flatnonzero(self.readable))
+
     def errors(self) -> dict[str, str]:
-        """Why a sample has no pixels, by sample id."""
+        """Why a sample has no pixels, by sample id: ``[CODE] what``, without the path, which may name people."""
         ids = list(self.manifest.table["sample_id"])
-        return {ids[row]: str(record.error) for row, record in enumerate(self.records) if record.error is not None}
+        return {
+            ids[row]: f"[{record.error.code}] {record.error.what}"
+            for row, record in enumerate(self.records)
+            if record.error is not None
+        }
 
     def facts(self, peek: Peek, source: Path, config: Config) -> DataFacts:
         """What the planner needs to know."""
@@ -81,7 +89,7 @@ class Prepared:
             config.data.patient_preset,
         )
         return DataFacts(
-            counts=self.manifest.take(np.flatnonzero(self.readable)).counts(),
+            counts=self.usable().counts(),
             colorful=peek.colorful,
             side=peek.side,
             one_size=peek.one_size,
@@ -169,7 +177,8 @@ def _split_readable(
 
 def _refuse_bad(manifest: Manifest, records: Sequence[ImageRecord], allowed_share: float) -> None:
     problems: list[Problem] = bad_images(records, [Path(path) for path in manifest.table["path"]])
-    allowed = int(allowed_share * len(records))
+    # 0.29 * 100 is a little less than 29; and something has to be left
+    allowed = min(int(allowed_share * len(records) + 1e-9), len(records) - 1)
     if len(problems) > allowed:
         raise DataError(
             "BAD_IMAGES",

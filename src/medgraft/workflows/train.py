@@ -223,7 +223,7 @@ def _evaluate(
     story = TrainingStory(
         history=rows,
         validation_scores=decided.scores,
-        class_counts=prepared.manifest.counts(),
+        class_counts=prepared.usable().counts(),
         plan_rows=[(row.setting, _short(row.value), row.reason) for row in run.plan.rows],
     )
     finished = {
@@ -249,11 +249,13 @@ def _evaluate(
 
 def _provenance(run: _Run) -> dict[str, Any]:
     manifest: Manifest = run.prepared.manifest
+    counts = run.prepared.usable().counts()
     return {
         "verb": "train",
         "date": now(),
         "source": run.source.resolve().name,
-        "images": {part: sum(row[part] for row in manifest.counts().values()) for part in ("train", "val", "test")},
+        "images": {part: sum(row[part] for row in counts.values()) for part in ("train", "val", "test")},
+        "images_unreadable": int((~run.prepared.readable).sum()),
         "images_digest": run.prepared.pixels.row_digest(),
         "patients": manifest.patient_source,
         "backbone": run.classifier.backbone.name,

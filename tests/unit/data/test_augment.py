@@ -143,9 +143,7 @@ def test_shift_moves_by_the_stated_share(field: str, column: str, axis: int) -> 
     out = augment(pixels, config(**{field: 0.25}), middle(**{column: 1.0}))
     side = pixels.shape[axis]
     kept = side - side // 4
-    torch.testing.assert_close(
-        out.narrow(axis, 0, kept), pixels.narrow(axis, side // 4, kept), atol=CLOSE, rtol=0
-    )
+    torch.testing.assert_close(out.narrow(axis, 0, kept), pixels.narrow(axis, side // 4, kept), atol=CLOSE, rtol=0)
     # outside the image the nearest edge pixel continues
     edge = pixels.narrow(axis, side - 1, 1)
     torch.testing.assert_close(out.narrow(axis, side - 1, 1), edge, atol=CLOSE, rtol=0)

@@ -59,6 +59,8 @@ def test_class_folders_in_natural_order(tmp_path: Path) -> None:
         (("training_set", "validate"), ("train", "val")),
         (("Train", "dev"), ("train", "val")),
         (("train",), ("train",)),
+        (("seg_train", "seg_test"), ("train", "test")),
+        (("images (train)", "images (valid)", "images (test)"), ("train", "val", "test")),
     ],
 )
 def test_part_folders(tmp_path: Path, folders: tuple[str, ...], parts: tuple[str, ...]) -> None:
@@ -68,6 +70,17 @@ def test_part_folders(tmp_path: Path, folders: tuple[str, ...], parts: tuple[str
     assert manifest.classes == ("a", "b")
     assert tuple(manifest.table["split"].drop_duplicates()) == parts
     assert _read(tmp_path / folders[0]).table["split"].isna().all()
+
+
+@pytest.mark.parametrize(
+    "folders", [("test_positive", "test_negative"), ("pre_test", "control"), ("train_a", "train_b", "test_a")]
+)
+def test_classes_whose_names_speak_of_parts(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for folder in folders:
+        _make(tmp_path / folder, "patient1/1.png", "patient2/2.png")
+    manifest = _read(tmp_path)
+    assert set(manifest.classes) == set(folders)
+    assert manifest.table["split"].isna().all()
 
 
 def test_a_folder_that_only_wraps_the_parts(tmp_path: Path) -> None:

@@ -186,6 +186,15 @@ def test_mask_column_of_zeros_and_ones_is_the_label(tmp_path: Path) -> None:
     assert "line 2" in str(_fails(tmp_path / "t.csv", "MASK_MISSING"))
 
 
+def test_masks_named_as_images_are_pointed_out(tmp_path: Path) -> None:
+    content = "patient_id,image_path,mask_path,mask\nP1,a.png,a_m.png,0\nP2,b.png,b_m.png,1\n"
+    table = _write(tmp_path, content, images="a.png b.png a_m.png b_m.png")
+    assert "IMAGES_ARE_MASKS" not in {note.code for note in _read(table).notes}
+    named = _read(table, image="mask_path", label="mask")
+    note = next(note for note in named.notes if note.code == "IMAGES_ARE_MASKS")
+    assert note.severity == "warning" and "'mask_path'" in note.title
+
+
 def test_ids_without_ending(tmp_path: Path) -> None:
     content = "id,label\na,x\nb,y\n"
     manifest = _read(_write(tmp_path, content))

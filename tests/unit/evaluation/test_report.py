@@ -307,6 +307,9 @@ def test_what_weakens_the_numbers_stands_before_them(tmp_path: Path) -> None:
     assert "2 of 62 declared images have no score" in top
     assert "Very small test set: 60 images" in top
     assert "Every image has a label." not in top
+    unknown = CheckResult("PATIENTS_UNKNOWN", "warning", "nothing says which images show the same patient")
+    again = render(replace(shown, evaluation=unsure, checks=(unknown,)), tmp_path)
+    assert again.text.count(unknown.title) == 1, "among the checks; the page begins with the same in other words"
     violated = render(replace(shown, evaluation={**unsure, "patient_independence": "violated"}), tmp_path)
     assert "Patient independence is violated" in violated.text
 

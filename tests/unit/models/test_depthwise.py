@@ -91,7 +91,9 @@ def test_gradients_arrive_in_float32(classifier: Classifier) -> None:
     with strided_in_float32(classifier), torch.autocast("cpu", torch.bfloat16):
         loss = classifier.features(torch.full((2, 3, 64, 64), 100.0)).float().square().mean()
     loss.backward()
-    assert all(module.weight.grad is not None and torch.isfinite(module.weight.grad).all() for module in strided(classifier))
+    assert all(
+        module.weight.grad is not None and torch.isfinite(module.weight.grad).all() for module in strided(classifier)
+    )
     for parameter in classifier.parameters():
         parameter.grad = None
 

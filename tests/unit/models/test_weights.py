@@ -209,6 +209,8 @@ def test_verify_by_name_and_wrong_stem(good: Path) -> None:
     with pytest.raises(UsageError, match="MODEL_UNKNOWN"):
         verify(str(odd))
     assert verify(str(odd), backbone=SPEC.weights_name).kind == "file"
+    with pytest.raises(ModelError, match="MODEL_MISSING"):
+        verify(str(good.with_name("gone.safetensors")))
 
 
 def test_pull_writes_a_folder_that_auto_takes(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

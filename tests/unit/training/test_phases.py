@@ -1,0 +1,138 @@
+"""Phases one after another: what is frozen is cached where there is room, and nothing is substituted in silence."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medgraft.config import Config, ModelConfig
+from medgraft.data.manifest import Manifest
+from medgraft.data.pixels import ingest
+from medgraft.errors import UsageError
+from medgraft.models.classifier import Classifier, build_classifier
+from medgraft.training import phases
+from medgraft.training.phases import LabelledPixels, TrainedModel, train_phases
+from medgraft.training.plan import DataFacts, MachineFacts, make_plan
+from medgraft.types import EpochRow
+
+if TYPE_CHECKING:
+    from conftest import Heard
+
+SIDE = 64
+HEAD = {"name": "head", "trains": "head", "epochs": 3, "batch_size": 8, "head_lr": 1e-2, "schedule": "constant"}
+TUNE = {"name": "tune", "trains": ["blocks.6", "conv_head", "bn2"], "epochs": 1, "batch_size": 8}
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> tuple[LabelledPixels, LabelledPixels]:
+    """24 training and 8 validation images; class b is brighter on the left."""
+    rng = np.random.default_rng(0)
+    parts = []
+    classifier_preprocess = build(tiny=False).preprocess
+    for n in (24, 8):
+        labels = [("a", "b")[row % 2] for row in range(n)]
+        names = [f"{n}-{row}.png" for row in range(n)]
+        for name, label in zip(names, labels, strict=True):
+            pixels = rng.normal(100, 20, (SIDE, SIDE))
+            pixels[:, : SIDE // 2] += 80 * (label == "b")
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / name)
+        columns: dict[str, Any] = {"sample_id": names, "path": names, "label": labels}
+        manifest = Manifest.from_columns(columns, root=tmp_path, classes=("a", "b"), patient_source="none")
+        parts.append(
+            LabelledPixels(manifest, ingest(manifest.image_paths(), classifier_preprocess, Config().data).pixels)
+        )
+    return parts[0], parts[1]
+
+
+def build(*, tiny: bool, **model: Any) -> Classifier:
+    given = {"backbone": "test_resnet", "weights": "none"} if tiny else {}
+    return build_classifier(ModelConfig.model_validate({"size": SIDE, **given, **model}), ("a", "b"), seed=0)
+
+
+def run(
+    classifier: Classifier,
+    data: tuple[LabelledPixels, LabelledPixels],
+    heard: Heard,
+    *given: dict[str, Any],
+    **more: Any,
+) -> TrainedModel:
+    stop: Callable[[], bool] = more.pop("should_stop", lambda: False)
+    epochs: list[EpochRow] = []
+    training = {"phases": given, "views": 1, "precision": "float32", **more}
+    config = Config.model_validate({"training": training, "augment": {"preset": "custom", "horizontal_flip": True}})
+    counts = {"a": {"train": 12}, "b": {"train": 12}}
+    machine = MachineFacts("cpu", "no GPU found", True, 1, 10**12, (), 0)
+    plan = make_plan(config, DataFacts(counts, False, SIDE, True, ()), machine)
+    result = train_phases(
+        classifier,
+        plan,
+        *data,
+        config=config,
+        progress=heard,
+        should_stop=stop,
+        on_epochs=lambda rows: epochs.extend(rows[-1:]),
+    )
+    assert epochs == result.rows
+    return result
+
+
+def test_two_phases_learn_and_say_so(
+    data: tuple[LabelledPixels, LabelledPixels], heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines: list[Any] = []
+    real = phases.FrozenEngine
+    monkeypatch.setattr(phases, "FrozenEngine", lambda *a, **k: engines.append(real(*a, **k)) or engines[-1])
+    result = run(build(tiny=False), data, heard, HEAD, TUNE)
+    assert [outcome.stopped for outcome in result.outcomes] == [False, False] and not result.stopped
+    assert [row.phase for row in result.rows] == ["head"] * 3 + ["tune"]
+    assert result.rows[-1].val_auroc is not None and result.rows[-1].val_auroc > 0.9
+    assert next(line for line in heard.lines if line.startswith("phase ")).startswith("phase head: weights of epoch ")
+    assert [engine.engine for engine in engines] == ["openvino", "openvino"], [engine.reason for engine in engines]
+    # view 0 and 1 of the training part and view 0 of validation, at two boundaries
+    assert len(list((tmp_path / "cache" / "activations").glob("*.npy"))) == 6
+
+
+def test_a_full_disk_means_the_frozen_part_runs_every_epoch(
+    data: tuple[LabelledPixels, LabelledPixels], heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result is that of the cached way, without augmentation up to float16."""
+    cached, uncached = build(tiny=False), build(tiny=False)
+    run(cached, data, heard, HEAD, views=0)
+    monkeypatch.setattr("medgraft.training.phases.shutil.disk_usage", lambda path: Usage(10, 10, 0))
+    monkeypatch.setattr("medgraft.training.sources.augment", lambda batch, config, draws: batch.float())
+    result = run(uncached, data, heard, HEAD, views=0)
+    assert "phase head: no room on disk for activations; the frozen part runs every epoch" in heard.lines
+    assert result.rows[-1].val_auroc is not None and result.rows[-1].val_auroc > 0.9
+    torch.testing.assert_close(uncached.head.output.weight, cached.head.output.weight, atol=2e-3, rtol=0)
+    before = build(tiny=False).state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in uncached.state_dict().items() if "backbone" in name)
+
+
+def test_the_exact_fit_needs_a_frozen_backbone(data: tuple[LabelledPixels, LabelledPixels], heard: Heard) -> None:
+    with pytest.raises(UsageError) as caught:
+        run(build(tiny=True), data, heard, {**HEAD, "trains": "all", "optimizer": "lbfgs"})
+    assert caught.value.code == "PROBE_NEEDS_FROZEN" and caught.value.problem.where == "training.phases.head"
+
+
+def test_a_request_to_stop_skips_the_phases_to_come(data: tuple[LabelledPixels, LabelledPixels], heard: Heard) -> None:
+    classifier = build(tiny=True)
+    result = run(classifier, data, heard, {**HEAD, "trains": "all"}, {**HEAD, "name": "next"}, should_stop=lambda: True)
+    assert result.stopped and len(result.outcomes) == 1 and {row.phase for row in result.rows} == {"head"}
+    assert not any(module.training for module in classifier.modules())
+
+
+def test_a_network_that_is_no_chain_trains_from_pixels(
+    data: tuple[LabelledPixels, LabelledPixels], heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = build(tiny=True)
+    monkeypatch.setattr(type(classifier.backbone), "stages", lambda self: [])
+    run(classifier, data, heard, {**TUNE, "trains": ["layer4"]})
+    assert not list((tmp_path / "cache" / "activations").glob("*.npy"))

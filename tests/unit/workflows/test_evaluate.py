@@ -1,0 +1,139 @@
+"""A bundle on new images: classes by name, every declared image, and honest gaps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from medgraft.data.phantom import write_phantoms
+from medgraft.errors import DataError, ModelError, UsageError
+from medgraft.workflows.evaluate import evaluate
+from tables import read_table, spoil_rows, write_table
+
+if TYPE_CHECKING:
+    from conftest import TrainedRun
+
+FAST = ("evaluation.bootstrap=100", "evaluation.gallery=2", "training.threads=1")
+
+
+@pytest.fixture
+def new_patients(tmp_path: Path) -> Path:
+    return write_phantoms(tmp_path / "new", patients=8, slices=3, size=64, seed=1)
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    return content
+
+
+def test_a_table_with_bad_images_keeps_every_declared_row(
+    trained: TrainedRun, new_patients: Path, tmp_path: Path
+) -> None:
+    bad = spoil_rows(new_patients, (1, 7, 13, 20))
+    result = evaluate(trained.folder, new_patients, out=tmp_path / "out", settings=FAST)
+    assert {"evaluation.json", "scores.csv", "report.html", "checks.json", "run.json", "plots"} == {
+        path.name for path in result.folder.iterdir()
+    }
+    rows = read_table(result.folder / "scores.csv")
+    assert [row["sample_id"] for row in rows] == [row["image"] for row in read_table(new_patients)]
+    unscored = [row for row in rows if row["status"] != "ok"]
+    assert [row["sample_id"] for row in unscored] == bad
+    assert all(row["predicted"] == row["correct"] == row["proba_tumor"] == "" for row in unscored)
+    content = contents(result.folder)
+    assert (content["n_images"], content["n_declared"]) == (20, 24)
+    assert content["metrics"]["accuracy"]["n"] == 20
+    assert content["patient_independence"] == "not verified"
+    report = result.report.read_text(encoding="utf-8")
+    assert "4 of 24 declared images" in report and str(tmp_path) not in report
+    run = json.loads((result.folder / "run.json").read_text(encoding="utf-8"))
+    assert (
+        run["verb"] == "evaluate"
+        and run["bundle"] == json.loads((trained.folder / "run.json").read_text(encoding="utf-8"))["bundle"]
+    )
+
+
+def test_the_same_images_give_the_same_scores_as_training(trained: TrainedRun, tmp_path: Path) -> None:
+    scores = {row["sample_id"]: row for row in read_table(trained.folder / "scores.csv")}
+    rows = [row for row in read_table(trained.table) if row["image"] in scores]
+    table = write_table(trained.table.parent / "test-part.csv", rows)
+    result = evaluate(trained.bundle, table, out=tmp_path / "out", settings=FAST)
+    for row in read_table(result.folder / "scores.csv"):
+        expected = scores[row["sample_id"]]
+        assert float(row["proba_tumor"]) == pytest.approx(float(expected["proba_tumor"]), abs=1e-5)
+    assert contents(result.folder)["metrics"]["auroc"] == contents(trained.folder)["metrics"]["auroc"]
+
+
+def test_a_part_of_class_folders_with_one_class_missing(
+    trained: TrainedRun, new_patients: Path, tmp_path: Path, class_folders: Callable[[Path], Path]
+) -> None:
+    folder = class_folders(new_patients)
+    tumors = len(list((folder / "tumor").iterdir()))
+    for name in ("tumor", "no_tumor"):
+        for part in ("train", "test"):
+            shutil.copytree(folder / name, tmp_path / "parts" / part / name)
+    shutil.rmtree(tmp_path / "parts" / "test" / "no_tumor")
+    result = evaluate(trained.bundle, tmp_path / "parts", out=tmp_path / "out", part="test", settings=FAST)
+    content = contents(result.folder)
+    assert content["classes"] == ["no_tumor", "tumor"] and content["n_images"] == tumors
+    assert content["n_patients"] is None
+    for name in ("auroc", "specificity"):
+        assert content["metrics"][name]["value"] is None and content["metrics"][name]["reason"]
+    assert content["metrics"]["sensitivity"]["value"] is not None
+    assert "not estimable" in result.report.read_text(encoding="utf-8")
+
+
+def test_classes_are_matched_by_name_not_by_order(trained: TrainedRun, new_patients: Path, tmp_path: Path) -> None:
+    """In the source, ``tumor`` alone would be class 0."""
+    rows = [row for row in read_table(new_patients) if row["label"] == "tumor"]
+    result = evaluate(trained.bundle, write_table(new_patients, rows), out=tmp_path / "out", settings=FAST)
+    found = read_table(result.folder / "scores.csv")
+    assert {row["label"] for row in found} == {"tumor"}
+    assert all((row["correct"] == "true") == (row["predicted"] == "tumor") for row in found)
+
+
+def test_a_label_that_the_bundle_does_not_know_is_refused(
+    trained: TrainedRun, new_patients: Path, tmp_path: Path
+) -> None:
+    rows = read_table(new_patients)
+    rows[3]["label"] = "cyst"
+    with pytest.raises(DataError, match="cyst"):
+        evaluate(trained.bundle, write_table(new_patients, rows), out=tmp_path / "out", settings=FAST)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_readable_is_an_error_not_a_number(trained: TrainedRun, new_patients: Path, tmp_path: Path) -> None:
+    for image in (new_patients.parent / "images").iterdir():
+        image.write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        evaluate(trained.bundle, new_patients, out=tmp_path / "out", settings=FAST)
+    assert caught.value.code == "NOTHING_SCORED" and not (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_an_empty_part_is_an_error(trained: TrainedRun, new_patients: Path, tmp_path: Path) -> None:
+    with pytest.raises((DataError, UsageError)) as caught:
+        evaluate(trained.bundle, new_patients, out=tmp_path / "out", part="test", settings=FAST)
+    assert "part" in caught.value.problem.text
+
+
+def test_the_output_may_not_lie_in_the_images_or_in_a_used_folder(
+    trained: TrainedRun, new_patients: Path, class_folders: Callable[[Path], Path]
+) -> None:
+    folder = class_folders(new_patients)
+    for out in (folder / "out", trained.folder):
+        with pytest.raises(UsageError, match="RUN_FOLDER"):
+            evaluate(trained.bundle, folder, out=out, settings=FAST)
+
+
+def test_a_damaged_bundle_is_refused(trained: TrainedRun, new_patients: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(trained.bundle, tmp_path / "bundle")
+    weights = bytearray((bundle / "weights.safetensors").read_bytes())
+    weights[-100] ^= 1
+    (bundle / "weights.safetensors").write_bytes(weights)
+    with pytest.raises(ModelError):
+        evaluate(bundle, new_patients, out=tmp_path / "out", settings=FAST)
+    assert not (tmp_path / "out").exists()
