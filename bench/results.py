@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("names", nargs="*", help="data sets; all by default")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the runs")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
     header = ("data set", "train / val / test", "test patients", "patient independence", "AUROC", "accuracy", "time")
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))

@@ -32,7 +32,7 @@ def test_import_is_light() -> None:
     assert not loaded & {"torch", "timm", "pandas", "sklearn", "matplotlib", "openvino"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"]])
 def test_help_is_light(arguments: list[str]) -> None:
     code = "\n".join(
         [

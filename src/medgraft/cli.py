@@ -83,6 +83,23 @@ Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show 
 Json = Annotated[bool, typer.Option("--json", callback=_set_json, help="Print the result, or the error, as JSON.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from medgraft import __version__
+
+        print(f"medgraft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _any_verb(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def train(
     source: Source,

@@ -187,11 +187,13 @@ class EpochRow:
         val_loss: mean loss on the validation part, never augmented; or None.
         val_accuracy: 0..1, or None.
         val_auroc: 0..1, or None where it is not estimable.
+        refined_loss: ``val_loss`` at the temperature that fits validation best: what decides which epoch is
+            kept, since a temperature is fitted in the end anyway; or None.
         head_lr: learning rate of the head at the last step.
         backbone_lr: learning rate of the backbone at the last step; 0 when it is frozen.
         seconds: wall time, validation included.
         images_per_second: training images per second of that time.
-        best: whether its weights were the best so far.
+        best: whether its weights were the best so far; the last such row of a phase is the one kept.
     """
 
     phase: str
@@ -201,6 +203,7 @@ class EpochRow:
     val_loss: float | None
     val_accuracy: float | None
     val_auroc: float | None = None
+    refined_loss: float | None = None
     head_lr: float = 0.0
     backbone_lr: float = 0.0
     seconds: float = 0.0

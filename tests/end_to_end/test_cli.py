@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from medgraft import cli
+from medgraft import __version__, cli
 from medgraft.data.phantom import write_phantoms
 from tables import read_table, spoil_rows
 
@@ -67,6 +67,16 @@ def test_help_names_every_verb_and_the_limits_of_use(medgraft: Run) -> None:
     for verb in ("train", "evaluate", "predict", "check", "demo", "weights"):
         assert verb in done.out
     assert medgraft("train", "--help").code == 0
+
+
+def test_version(medgraft: Run) -> None:
+    done = medgraft("--version")
+    assert (done.code, done.out, done.err) == (0, f"medgraft {__version__}\n", "")
+
+
+def test_a_part_that_the_source_does_not_declare(medgraft: Run, trained: TrainedRun, tmp_path: Path) -> None:
+    done = medgraft("evaluate", trained.bundle, trained.table, "--part", "val", "--out", tmp_path / "ev")
+    assert done.code == 3 and done.err.startswith("error[PART_EMPTY]: ") and not (tmp_path / "ev").exists()
 
 
 def test_train_evaluate_predict_check(medgraft: Run, table: Path, tmp_path: Path) -> None:
@@ -156,6 +166,7 @@ def test_all_ten_bad_files_are_listed_and_may_be_left_out(medgraft: Run, table: 
     names = spoil_rows(table, range(0, 50, 5))
     refused = medgraft("train", table, "--out", tmp_path / "run", *TINY, *ONE_EPOCH)
     assert refused.code == 3 and refused.err.startswith("error[BAD_IMAGES]: 10 of 60 images cannot be used")
+    assert not (tmp_path / "run").exists()
     assert all(name in refused.err for name in names)
     few = medgraft("train", table, "--out", tmp_path / "few", "--set", "data.skip_bad=0.05", *TINY, *ONE_EPOCH)
     assert few.code == 3 and "3 are allowed" in few.err

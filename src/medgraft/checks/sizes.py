@@ -6,24 +6,20 @@ SIZE_TEST_CLASS   fewer than 30 test images of a class: the 95 % interval of its
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
 from medgraft.data.manifest import Manifest
 from medgraft.types import CheckResult
 
 SMALLEST_CLASS = 30
 
 
-def check_sizes(manifest: Manifest, readable: npt.NDArray[np.bool_]) -> list[CheckResult]:
+def check_sizes(tested: Manifest) -> list[CheckResult]:
     """Classes with too few test images.
 
     Args:
-        manifest: N samples with their parts.
-        readable: (N,) whether an image could be decoded.
+        tested: the readable samples that numbers will rest on.
     """
-    counts = manifest.take(np.flatnonzero(readable)).counts()
-    small = {name: row.get("test", 0) for name, row in counts.items() if 0 < row.get("test", 0) < SMALLEST_CLASS}
+    counts = tested.table["label"].value_counts()
+    small = {name: int(counts[name]) for name in tested.classes if 0 < counts.get(name, 0) < SMALLEST_CLASS}
     if not small:
         return []
     listed = ", ".join(f"{name} ({count})" for name, count in small.items())

@@ -162,6 +162,12 @@ class PhaseConfig(Section):
         "none", description="ema: average of the steps; interpolate: between start and end of the phase"
     )
 
+    @model_validator(mode="after")
+    def _exact_fit_is_of_the_head(self) -> PhaseConfig:
+        if self.optimizer == "lbfgs" and self.trains != "head":
+            raise ValueError("optimizer lbfgs fits a head on frozen features; set trains to head")
+        return self
+
 
 class TrainingConfig(Section):
     """Phases and what they share."""
@@ -190,6 +196,13 @@ class TrainingConfig(Section):
         if len(set(names)) != len(names):
             raise ValueError(f"phase names must differ, got {names}")
         return phases
+
+    @model_validator(mode="after")
+    def _exact_fit_is_plain(self) -> TrainingConfig:
+        exact = self.phases != "auto" and any(phase.optimizer == "lbfgs" for phase in self.phases)
+        if exact and (self.label_smoothing or self.loss not in ("auto", "cross_entropy")):
+            raise ValueError("optimizer lbfgs minimizes plain cross-entropy; use adamw with another loss or smoothing")
+        return self
 
 
 class AugmentConfig(Section):

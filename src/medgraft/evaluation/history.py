@@ -24,15 +24,8 @@ def _series(values: Sequence[float | None]) -> FloatArray:
 
 
 def best_rows(history: Sequence[EpochRow]) -> dict[str, int]:
-    """Row of the lowest validation loss of each phase (the first, at a tie); phases without one are absent."""
-    best: dict[str, int] = {}
-    for i, row in enumerate(history):
-        if row.val_loss is None or not np.isfinite(row.val_loss):
-            continue
-        current = history[best[row.phase]].val_loss if row.phase in best else None
-        if current is None or row.val_loss < current:
-            best[row.phase] = i
-    return best
+    """Row whose weights each phase kept: the last one marked best; phases without one are absent."""
+    return {row.phase: number for number, row in enumerate(history) if row.best}
 
 
 def training_figure(history: Sequence[EpochRow], quantity: Quantity) -> Figure:

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from medgraft.types import IntArray
 Progress = Callable[[str, int, int], None]
 
 _BATCH = 32
+_LARGEST = float(np.finfo(np.float16).max)
+# Other code may compute other activations; the first number is raised when `medgraft.data.augment` changes.
+_VERSIONS = (1, *(version(package) for package in ("timm", "torch", "openvino")))
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def _told(progress: Progress | None, what: str) -> Callable[[int, int], None]:
 
 
 def _digest(engine: FrozenEngine, request: ViewRequest, number: int, identity: str, rows: str) -> str:
-    parts: list[object] = [identity, rows, engine.engine, engine.precision, number]
+    parts: list[object] = [identity, rows, engine.engine, engine.precision, number, _VERSIONS]
     if number:
         parts += [request.seed, request.augmentation.model_dump(mode="json")]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
@@ -164,7 +168,7 @@ def _compute_view(
             if target is None:
                 shape = (len(pixels), *outputs.shape[1:])
                 target = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-            target[rows] = outputs
+            target[rows] = np.clip(outputs, -_LARGEST, _LARGEST)
             progress(int(rows[-1]) + 1, len(pixels))
         if target is not None:
             target.flush()

@@ -1,7 +1,7 @@
 """One phase of training, read from top to bottom.
 
     for each epoch: order = f(seed, epoch) → batches → loss → step; then validation
-    best validation loss kept; patience ends the phase; best weights restored
+    best refined loss kept; patience ends the phase; best weights restored
 
 Validation images are never augmented, and only they decide when to stop and which weights to keep.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from medgraft.config import PhaseConfig
 from medgraft.errors import TrainingError
-from medgraft.evaluation.calibration import apply_temperature
+from medgraft.evaluation.calibration import apply_temperature, fit_temperature
 from medgraft.evaluation.metrics import auroc
 from medgraft.models.classifier import Classifier
 from medgraft.models.freeze import Trainable, apply_mode
@@ -73,7 +73,7 @@ class PhaseOutcome:
 
     Attributes:
         rows: one per epoch.
-        best_epoch: number of the epoch whose weights were kept, counted from 1; 0 when none.
+        best_epoch: number of the epoch whose weights were kept, counted from 1; 0 for those before the phase.
         blend: share of the trained weights in the result; 1 unless weights were interpolated.
         stopped: True when it ended on request.
     """
@@ -101,67 +101,36 @@ def fit_phase(run: PhaseRun, train: Part, val: Part) -> PhaseOutcome:
     phase = run.phase
     if phase.epochs == "auto" or phase.batch_size == "auto":
         raise ValueError(f"phase {phase.name} is not planned: epochs and batch_size must be numbers")
-    optimizer = make_optimizer(phase, run.trainable)
-    n_steps = math.ceil(len(train.targets) / phase.batch_size) * phase.epochs
-    schedule = Schedule(phase, optimizer, n_steps)
-    scaler = torch.amp.GradScaler(run.device.type, enabled=run.precision == torch.float16)
-    parameters = [*run.trainable.head, *run.trainable.backbone]
-    average = _Ema(parameters) if phase.averaging == "ema" else None
+    steps = _Steps.of(run, n_steps=math.ceil(len(train.targets) / phase.batch_size) * phase.epochs)
     start = _Snapshot(run.classifier)
-    best, best_loss, best_epoch, bad_epochs, stopped = start, math.inf, 0, 0, False
+    # the weights from before the phase compete too: a phase never ends worse on validation than it began
+    best, best_loss, best_epoch = start, refined_loss(run.val_loss, _finite_logits(run, val, 0), val.targets), 0
+    lowest, bad_epochs, stopped = math.inf, 0, False
 
     for epoch in range(1, phase.epochs + 1):
         began = time.perf_counter()
-        apply_mode(run.classifier, run.trainable)
-        train.source.start_epoch(epoch)
-        # the head's dropout draws from the global generator: seeded per epoch, so a resumed epoch repeats
-        torch.manual_seed(run.seed * 100_003 + epoch)
-        order = np.random.default_rng([run.seed, epoch]).permutation(len(train.targets))
-        loss_sum = torch.zeros((), device=run.device)
-        correct = torch.zeros((), device=run.device)
-        seen = 0
-        for rows in _batches(order, phase.batch_size):
-            inputs = _to_device(train.source.read(rows), run.device)
-            targets = torch.from_numpy(train.targets[rows]).to(run.device)
-            with _autocast(run):
-                logits = run.network(inputs)
-            loss = run.train_loss(logits.float(), targets)
-            if not bool(torch.isfinite(loss)):
-                raise _not_finite(f"the loss became {loss.item()}", phase.name, epoch, train, rows)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            scaler.step(optimizer)
-            scaler.update()
-            schedule.step()
-            if average is not None:
-                average.update()
-            loss_sum += loss.detach() * len(rows)
-            correct += (logits.argmax(dim=1) == targets).sum()
-            seen += len(rows)
-            run.on_batch(f"{phase.name} epoch {epoch}/{phase.epochs}", seen, len(order))
-            if run.should_stop():
-                stopped = True
-                break
-        with average.applied() if average is not None else nullcontext():
+        train_loss, train_accuracy, seen, stopped = _train_epoch(run, steps, train, epoch)
+        with steps.average.applied() if steps.average is not None else nullcontext():
             val_logits = _finite_logits(run, val, epoch)
             val_loss, val_accuracy = _score(run.val_loss, val_logits, val.targets)
-            improved = val_loss < best_loss
+            refined = refined_loss(run.val_loss, val_logits, val.targets)
+            improved = refined < best_loss
             if improved:
-                best, best_loss, best_epoch, bad_epochs = _Snapshot(run.classifier), val_loss, epoch, 0
-            else:
-                bad_epochs += 1
-        schedule.epoch_end(val_loss)
+                best, best_loss, best_epoch = _Snapshot(run.classifier), refined, epoch
+        lowest, bad_epochs = (refined, 0) if refined < lowest else (lowest, bad_epochs + 1)
+        steps.schedule.epoch_end(val_loss)
         seconds = time.perf_counter() - began
         row = EpochRow(
             phase=phase.name,
             epoch=epoch,
-            train_loss=float(loss_sum) / max(seen, 1),
-            train_accuracy=float(correct) / max(seen, 1),
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
             val_loss=val_loss,
             val_accuracy=val_accuracy,
             val_auroc=mean_auroc(val_logits, val.targets),
-            head_lr=_rate(optimizer, run.trainable.head),
-            backbone_lr=_rate(optimizer, run.trainable.backbone),
+            refined_loss=refined,
+            head_lr=_rate(steps.optimizer, run.trainable.head),
+            backbone_lr=_rate(steps.optimizer, run.trainable.backbone),
             seconds=seconds,
             images_per_second=seen / seconds,
             best=improved,
@@ -178,6 +147,63 @@ def fit_phase(run: PhaseRun, train: Part, val: Part) -> PhaseOutcome:
     return PhaseOutcome(tuple(run.rows), best_epoch, blend, stopped)
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """What changes weights: made anew for every phase."""
+
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    average: _Ema | None
+
+    @classmethod
+    def of(cls, run: PhaseRun, *, n_steps: int) -> _Steps:
+        optimizer = make_optimizer(run.phase, run.trainable)
+        return cls(
+            optimizer=optimizer,
+            schedule=Schedule(run.phase, optimizer, n_steps),
+            scaler=torch.amp.GradScaler(run.device.type, enabled=run.precision == torch.float16),
+            average=_Ema([*run.trainable.head, *run.trainable.backbone]) if run.phase.averaging == "ema" else None,
+        )
+
+
+def _train_epoch(run: PhaseRun, steps: _Steps, train: Part, epoch: int) -> tuple[float, float, int, bool]:
+    """One pass over the training part: mean loss, accuracy, images seen, and whether it was stopped."""
+    phase = run.phase
+    assert phase.batch_size != "auto"
+    apply_mode(run.classifier, run.trainable)
+    train.source.start_epoch(epoch)
+    # the head's dropout draws from the global generator: seeded per epoch, so a resumed epoch repeats
+    torch.manual_seed(run.seed * 100_003 + epoch)
+    order = np.random.default_rng([run.seed, epoch]).permutation(len(train.targets))
+    loss_sum = torch.zeros((), device=run.device)
+    correct = torch.zeros((), device=run.device)
+    seen, stopped = 0, False
+    for rows in _batches(order, phase.batch_size):
+        inputs = _to_device(train.source.read(rows), run.device)
+        targets = torch.from_numpy(train.targets[rows]).to(run.device)
+        with _autocast(run):
+            logits = run.network(inputs)
+        loss = run.train_loss(logits.float(), targets)
+        if not bool(torch.isfinite(loss)):
+            raise _not_finite(f"the loss became {loss.item()}", phase.name, epoch, train, rows)
+        steps.optimizer.zero_grad(set_to_none=True)
+        steps.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        steps.scaler.step(steps.optimizer)
+        steps.scaler.update()
+        steps.schedule.step()
+        if steps.average is not None:
+            steps.average.update()
+        loss_sum += loss.detach() * len(rows)
+        correct += (logits.argmax(dim=1) == targets).sum()
+        seen += len(rows)
+        run.on_batch(f"{phase.name} epoch {epoch}/{phase.epochs}", seen, len(order))
+        if run.should_stop():
+            stopped = True
+            break
+    return float(loss_sum) / seen, float(correct) / seen, seen, stopped
+
+
 def predict_logits(run: PhaseRun, source: Source) -> FloatArray:
     """Logits (N, C) float64 of the clean images of a part, in eval mode."""
     run.classifier.eval()
@@ -188,6 +214,18 @@ def predict_logits(run: PhaseRun, source: Source) -> FloatArray:
             rows = np.arange(first, min(first + _EVAL_BATCH, len(source)))
             outputs.append(run.network(_to_device(source.read(rows), run.device)).float().cpu())
     return torch.cat(outputs).double().numpy()
+
+
+def refined_loss(loss: Loss, logits: FloatArray, targets: IntArray) -> float:
+    """Validation loss at the temperature that fits these logits best.
+
+    Overconfidence, which the bundle's temperature mends, does not count against an epoch that ranks
+    images better.
+
+    Source:
+        Berta, Holzmüller, Jordan and Bach 2025, "Rethinking early stopping: refine, then calibrate".
+    """
+    return _score(loss, logits / fit_temperature(logits, targets), targets)[0]
 
 
 def mean_auroc(logits: FloatArray, targets: IntArray) -> float | None:
@@ -210,7 +248,7 @@ def _choose_blend(run: PhaseRun, val: Part, start: _Snapshot, best: _Snapshot, b
     chosen, chosen_loss = 1.0, best_loss
     for share in _BLENDS:
         best.restore(blend_from=start, share=share)
-        loss, _ = _score(run.val_loss, predict_logits(run, val.source), val.targets)
+        loss = refined_loss(run.val_loss, predict_logits(run, val.source), val.targets)
         if loss < chosen_loss:
             chosen, chosen_loss = share, loss
     best.restore(blend_from=start, share=chosen)

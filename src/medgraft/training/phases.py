@@ -107,7 +107,10 @@ def train_phases(
     classifier.to(plan.device)
     trainer = _Trainer(classifier, plan, train, val, config, progress, on_epoch, should_stop)
     for number, phase in enumerate(plan.phases):
-        outcome = trainer.run(number, phase)
+        try:
+            outcome = trainer.run(number, phase)
+        except _Interrupted:
+            outcome = PhaseOutcome((), 0, 1.0, stopped=True)
         result.outcomes.append(outcome)
         progress.say(_describe_outcome(phase, outcome))
         if outcome.stopped:
@@ -116,6 +119,10 @@ def train_phases(
     trim_cache(trainer.folder, ACTIVATION_CACHE_BYTES)
     classifier.eval()
     return result
+
+
+class _Interrupted(Exception):
+    """Asked to stop while activations were computed: the phase has changed nothing yet."""
 
 
 @dataclass
@@ -167,6 +174,8 @@ class _Trainer:
         """All views of the training part, the clean view of validation."""
         size = self.classifier.preprocess.size
         engine = FrozenEngine(prefix, size, device=self.plan.device, precision=self.plan.precision)
+        if engine.reason:
+            self.progress.say(f"note: {engine.reason}; torch computes the frozen part")
         identity = weights_digest(prefix, self.classifier, cut.boundary)
 
         def views(part: LabelledPixels, what: str, numbers: tuple[int, ...]) -> Activations:
@@ -176,10 +185,15 @@ class _Trainer:
                 ViewRequest(self.plan.augmentation, numbers, self.plan.seed),
                 folder=self.folder,
                 identity=identity,
-                progress=lambda view, done, total: self.progress.advance(f"frozen part, {what}, {view}", done, total),
+                progress=lambda view, done, total: self._advance(f"frozen part, {what}, {view}", done, total),
             )
 
         return views(self.train, "train", tuple(range(self.plan.views + 1))), views(self.val, "validation", (0,))
+
+    def _advance(self, what: str, done: int, total: int) -> None:
+        self.progress.advance(what, done, total)
+        if self.should_stop():
+            raise _Interrupted
 
     def _probe(self, phase: PhaseConfig, cut: Cut) -> PhaseOutcome:
         if cut.prefix is None or phase.trains != "head":
@@ -252,8 +266,10 @@ def describe_epoch(row: EpochRow) -> str:
 
 
 def _describe_outcome(phase: PhaseConfig, outcome: PhaseOutcome) -> str:
-    if not outcome.best_epoch:
-        kept = "no epoch was better than the start, which is kept"
+    if not outcome.rows:
+        kept = "stopped before its first epoch; the weights before it are kept"
+    elif not outcome.best_epoch:
+        kept = "nothing was better than the weights before it, which are kept"
     elif phase.optimizer == "lbfgs":
         kept = f"penalty {outcome.best_epoch} kept, the strongest within one standard error of the best"
     else:

@@ -16,6 +16,9 @@ from medgraft.types import RESEARCH_USE_ONLY
 
 Modality = Literal["brain-mri", "chest-xray", "histopathology", "other"]
 
+# Penalties a linear head is fitted with, on the squared weights of standardized features, relative to the mean
+# loss; the path covers everything from a few dozen images to many thousand.
+STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 # Presentations of an image that fine-tuning aims at, over all epochs: minutes on two cores with a cut
 # network. Early stopping ends sooner where validation has seen enough.
 FINETUNE_PRESENTATIONS = 24_000
@@ -87,14 +90,14 @@ class DataFacts:
 
     Attributes:
         counts: images per class and part.
-        colorful: True when the images carry color, so stained tissue or photographs.
+        stained: True when the images look like stained tissue: color, and hardly any black.
         side: median of the shorter side in pixels, before resizing.
         one_size: True when all images have the same size.
         words: names that hint at the modality: source, classes, patient preset.
     """
 
     counts: dict[str, dict[str, int]]
-    colorful: bool
+    stained: bool
     side: int
     one_size: bool
     words: tuple[str, ...]
@@ -213,7 +216,7 @@ def _modality(config: Config, data: DataFacts) -> tuple[Modality, str]:
         found = [word for word in keywords if word in text]
         if found:
             return modality, f"{found[0]!r} in the names of classes, source or patient preset"
-    if data.colorful and data.one_size and data.side <= 512:
+    if data.stained and data.one_size and data.side <= 512:
         return "histopathology", "color patches of one size"
     return "other", "nothing in names or images tells it; set data.modality"
 
@@ -308,6 +311,11 @@ def _phases(config: Config, data: DataFacts, machine: MachineFacts, settle: Any)
 def _resolve_phase(phase: PhaseConfig, data: DataFacts, machine: MachineFacts, settle: Any) -> PhaseConfig:
     n_train = max(data.n("train"), 1)
     changes: dict[str, Any] = {}
+    if phase.optimizer == "lbfgs":
+        changes["batch_size"] = settle(f"training.phases.{phase.name}.batch_size", n_train, "all images at once")
+        reason = "one exact fit per penalty, strong to weak"
+        changes["epochs"] = settle(f"training.phases.{phase.name}.epochs", len(STRENGTHS), reason)
+        return phase.model_copy(update=changes)
     if phase.batch_size == "auto":
         if phase.trains == "head":
             size, reason = (

@@ -1,7 +1,7 @@
 """A linear head fitted exactly: regularized logistic regression on cached features.
 
     features of all views (n, D) → standardize → one fit per strength, strong to weak → the strongest within one
-    standard error of the best validation loss → folded back into the head's last layer
+    standard error of the best refined validation loss → folded back into the head's last layer
 
 On frozen features the problem is convex, so a quasi-Newton solver ends where many epochs of gradient
 steps are still on their way, in seconds, and the strength of the penalty is the only choice left. The
@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,15 +22,13 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from medgraft.errors import UsageError
-from medgraft.evaluation.calibration import apply_temperature
+from medgraft.evaluation.calibration import apply_temperature, fit_temperature
 from medgraft.models.classifier import Classifier
 from medgraft.training.activations import Activations
 from medgraft.training.fit import PhaseOutcome, mean_auroc
+from medgraft.training.plan import STRENGTHS
 from medgraft.types import EpochRow, FloatArray, IntArray
 
-# Penalty on the squared weights of standardized features, relative to the mean loss; the path that covers
-# everything from a few dozen images to many thousand.
-STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 MOST_VALUES = 150_000_000
 
 
@@ -83,33 +82,44 @@ def fit_probe(
     rows: list[EpochRow] = []
     fitted: list[tuple[FloatArray, FloatArray]] = []
     losses: list[tuple[float, float]] = []
-    for number, strength in enumerate(STRENGTHS, start=1):
+    for strength in STRENGTHS:
         began = time.perf_counter()
-        coefficients = _solve(features, targets, weights, len(classifier.classes), strength)
-        seconds = time.perf_counter() - began
-        fitted.append(coefficients)
-        train_logits, val_logits = _logits(features, coefficients), _logits(val_features, coefficients)
-        train_loss, _ = _loss(train_logits, targets, weights)
-        losses.append(_loss(val_logits, val[1], weights))
-        row = EpochRow(
-            phase=phase,
-            epoch=number,
-            train_loss=train_loss,
-            train_accuracy=float((train_logits.argmax(axis=1) == targets).mean()),
-            val_loss=losses[-1][0],
-            val_accuracy=float((val_logits.argmax(axis=1) == val[1]).mean()),
-            val_auroc=mean_auroc(val_logits, val[1]),
-            seconds=seconds,
-            images_per_second=len(targets) / seconds,
-            best=losses[-1][0] == min(loss for loss, _ in losses),
-        )
-        rows.append(row)
-        on_epoch(row)
+        fitted.append(_solve(features, targets, weights, len(classifier.classes), strength))
+        val_logits = _logits(val_features, fitted[-1])
+        losses.append(_loss(val_logits / fit_temperature(val_logits, val[1]), val[1], weights))
+        logits = ((_logits(features, fitted[-1]), targets), (val_logits, val[1]))
+        rows.append(_row(phase, len(rows) + 1, logits, weights, losses[-1][0], time.perf_counter() - began))
         if should_stop():
             break
     chosen = _strongest_within_one_error(losses)
+    for number, row in enumerate(rows):
+        on_epoch(replace(row, best=number == chosen))
     _install(classifier, fitted[chosen], mean, scale)
     return PhaseOutcome(tuple(rows), chosen + 1, 1.0, should_stop())
+
+
+def _row(
+    phase: str,
+    number: int,
+    logits: tuple[tuple[FloatArray, IntArray], tuple[FloatArray, IntArray]],
+    weights: FloatArray,
+    refined: float,
+    seconds: float,
+) -> EpochRow:
+    """The row of one strength, from logits and targets of train and validation."""
+    (train_logits, train_targets), (val_logits, val_targets) = logits
+    return EpochRow(
+        phase=phase,
+        epoch=number,
+        train_loss=_loss(train_logits, train_targets, weights)[0],
+        train_accuracy=float((train_logits.argmax(axis=1) == train_targets).mean()),
+        val_loss=_loss(val_logits, val_targets, weights)[0],
+        val_accuracy=float((val_logits.argmax(axis=1) == val_targets).mean()),
+        val_auroc=mean_auroc(val_logits, val_targets),
+        refined_loss=refined,
+        seconds=seconds,
+        images_per_second=len(train_targets) / seconds,
+    )
 
 
 def _stack(activations: Activations, targets: IntArray) -> tuple[FloatArray, IntArray]:

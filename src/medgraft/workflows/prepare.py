@@ -26,7 +26,10 @@ from medgraft.types import CheckResult, Preprocess, Split
 from medgraft.workflows.progress import Progress
 
 _PEEK = 48
-_COLOR = 6.0  # mean channel spread in grey levels above which images count as colored
+# Stained tissue: channels differ by more than this many grey levels on average, and next to nothing is dark.
+# False-color MRI, whose channels are sequences, stands on black air.
+_COLOR = 6.0
+_DARK_LEVEL, _DARK_SHARE = 24, 0.1
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,12 @@ class Peek:
     Attributes:
         side: median shorter side in pixels.
         one_size: whether these images share one size.
-        colorful: whether most carry color.
+        stained: whether they look like stained tissue: color, and hardly any black.
     """
 
     side: int
     one_size: bool
-    colorful: bool
+    stained: bool
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,14 @@ class Prepared:
         """What the planner needs to know."""
         words = (
             source.resolve().name,
+            self.manifest.root.name,
             *self.manifest.classes,
             self.manifest.patient_source,
             config.data.patient_preset,
         )
         return DataFacts(
             counts=self.usable().counts(),
-            colorful=peek.colorful,
+            stained=peek.stained,
             side=peek.side,
             one_size=peek.one_size,
             words=words,
@@ -100,7 +104,7 @@ class Prepared:
 def peek_images(manifest: Manifest, config: Config) -> Peek:
     """Decode up to 48 images spread over the manifest; unreadable ones are found later, by the full decode."""
     paths = manifest.image_paths()
-    sides, sizes, spreads = [], set(), []
+    sides, sizes, spreads, dark = [], set(), [], []
     for row in np.unique(np.linspace(0, len(paths) - 1, _PEEK).astype(int)):
         try:
             pixels = decode(paths[row], config.data).pixels
@@ -110,9 +114,11 @@ def peek_images(manifest: Manifest, config: Config) -> Peek:
         sides.append(min(pixels.shape[:2]))
         values = pixels[:: max(1, pixels.shape[0] // 64), :: max(1, pixels.shape[1] // 64)].astype(np.int16)
         spreads.append(float(np.ptp(values, axis=2).mean()))
+        dark.append(float((values.max(axis=2) < _DARK_LEVEL).mean()))
     if not sides:
-        return Peek(side=0, one_size=False, colorful=False)
-    return Peek(int(np.median(sides)), len(sizes) == 1, float(np.median(spreads)) > _COLOR)
+        return Peek(side=0, one_size=False, stained=False)
+    stained = float(np.median(spreads)) > _COLOR and float(np.median(dark)) < _DARK_SHARE
+    return Peek(int(np.median(sides)), len(sizes) == 1, stained)
 
 
 def prepare(
@@ -151,7 +157,8 @@ def prepare(
         manifest, decisions = _split_readable(manifest, readable, keys, config, purpose)
         checks += decisions
     checks += check_copies(manifest, result.records)
-    checks += check_sizes(manifest, readable)
+    tested = readable if purpose == "evaluate" else readable & (manifest.table["split"].to_numpy() == "test")
+    checks += check_sizes(manifest.take(np.flatnonzero(tested)))
     return Prepared(manifest, result.records, result.pixels, readable, tuple(checks))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import platform
 import re
 from collections.abc import Iterable, Sequence
@@ -17,12 +19,12 @@ from medgraft.errors import ResourceError, UsageError
 _PACKAGES = ("medgraft", "torch", "timm", "openvino", "numpy", "pandas", "scikit-learn", "Pillow", "pydicom")
 
 
-def make_run_folder(source: Path, out: Path | None) -> Path:
-    """``out``, or ``runs/DATE-NAME`` named after the source; created empty.
+def choose_run_folder(source: Path, out: Path | None) -> Path:
+    """``out``, or ``runs/DATE-NAME`` named after the source; not created yet, so that a refusal leaves nothing.
 
     Raises:
-        UsageError: RUN_FOLDER_IN_USE when it holds files, RUN_FOLDER_INVALID when it cannot be made
-            or lies inside the source.
+        UsageError: RUN_FOLDER_IN_USE when it holds files, RUN_FOLDER_INVALID when it is a file, lies below
+            one or inside the source, or may not be written to.
     """
     folder = out
     if folder is None:
@@ -30,9 +32,14 @@ def make_run_folder(source: Path, out: Path | None) -> Path:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         folder = Path("runs") / f"{stamp}-{name}"
     folder = folder.absolute()
-    if folder.exists() and not folder.is_dir():
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        what = "may not be written to" if nearest.is_dir() else "is a file"
         raise UsageError(
-            "RUN_FOLDER_INVALID", "the output is a file", where=str(folder), fix="name a folder with --out"
+            "RUN_FOLDER_INVALID",
+            f"{'the output' if nearest == folder else nearest} {what}",
+            where=str(folder),
+            fix="name a folder you may write to with --out",
         )
     if source.is_dir() and source.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise UsageError(
@@ -48,13 +55,24 @@ def make_run_folder(source: Path, out: Path | None) -> Path:
             where=str(folder),
             fix="name a new folder with --out",
         )
+    return folder
+
+
+def create_folder(folder: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        UsageError: RUN_FOLDER_INVALID.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            "RUN_FOLDER_INVALID", f"the output folder cannot be made: {error.strerror}", where=str(folder)
+            "RUN_FOLDER_INVALID",
+            f"the output folder cannot be made: {error.strerror}",
+            where=str(folder),
+            fix="name a folder you may write to with --out",
         ) from error
-    return folder
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -67,11 +85,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A CSV table."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(header)
-        writer.writerows(rows)
+    """A CSV table; written under a temporary name and renamed."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    _write(path, text.getvalue())
 
 
 def environment() -> dict[str, str]:
@@ -86,6 +105,7 @@ def environment() -> dict[str, str]:
 
 
 def _write(path: Path, text: str) -> None:
+    create_folder(path.parent)
     temporary = path.with_name(path.name + ".partial")
     try:
         temporary.write_text(text, encoding="utf-8")

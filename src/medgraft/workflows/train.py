@@ -15,14 +15,15 @@ from typing import Any
 from medgraft.config import Config, dump_config
 from medgraft.data.manifest import Manifest
 from medgraft.data.sources import read_source
-from medgraft.errors import DataError, Stopped
+from medgraft.errors import DataError, Stopped, UsageError
 from medgraft.evaluation.calibration import apply_temperature, fit_temperature
 from medgraft.evaluation.evaluate import Evaluation
-from medgraft.evaluation.operating_point import OperatingPoint, choose_operating_point
+from medgraft.evaluation.operating_point import OperatingPoint, choose_operating_point, choose_positive
 from medgraft.inference.bundle import open_bundle, write_bundle
 from medgraft.inference.predictor import Predictor
 from medgraft.inference.scorer import Scorer
 from medgraft.models.classifier import Classifier, build_classifier
+from medgraft.models.freeze import set_trainable
 from medgraft.training.phases import LabelledPixels, train_phases
 from medgraft.training.plan import Plan, PlanRow, choose_size, make_plan
 from medgraft.types import EpochRow, Scores
@@ -30,7 +31,15 @@ from medgraft.workflows.machine import Device, choose_device, machine_facts, use
 from medgraft.workflows.prepare import Prepared, peek_images, prepare
 from medgraft.workflows.progress import Progress, Silent
 from medgraft.workflows.results import ScoredPart, TrainingStory, patient_independence, scores_of, write_results
-from medgraft.workflows.run_folder import environment, make_run_folder, now, write_json, write_rows, write_text
+from medgraft.workflows.run_folder import (
+    choose_run_folder,
+    create_folder,
+    environment,
+    now,
+    write_json,
+    write_rows,
+    write_text,
+)
 from medgraft.workflows.settings import load_settings
 from medgraft.workflows.stopping import StopRequest
 
@@ -138,7 +147,7 @@ def _plan_run(source: Path, out: Path | None, config: Config, progress: Progress
             where=str(source),
             fix="add images of another class, or name the label column with --label",
         )
-    folder = make_run_folder(source, out)
+    folder = choose_run_folder(source, out)
     progress.say(f"{len(manifest):,} images, {len(manifest.classes)} classes: {', '.join(manifest.classes)}")
     device, device_reason = choose_device(config.training.device)
     threads = use_threads(config.training.threads)
@@ -146,23 +155,59 @@ def _plan_run(source: Path, out: Path | None, config: Config, progress: Progress
     size, size_reason = choose_size(config, peek.side)
     model_config = config.model.model_copy(update={"size": size})
     classifier = build_classifier(model_config, manifest.classes, seed=config.training.seed)
+    _refuse_early(config, classifier)
     prepared = prepare(manifest, config, classifier.preprocess, purpose="train", progress=progress)
-    resolved = [
-        PlanRow("model.size", list(classifier.preprocess.size), size_reason),
-        PlanRow("model.weights", classifier.backbone.weights.description, f"model.weights = {config.model.weights}"),
-        *(
-            PlanRow(check.code, check.title, check.advice)
-            for check in prepared.checks
-            if check.code.startswith("SPLIT")
-        ),
-    ]
+    resolved = _resolved_rows(config, classifier, prepared, size_reason)
     machine = machine_facts(classifier, device, device_reason, threads, config)
     plan = make_plan(config, prepared.facts(peek, source, config), machine, extra=resolved)
     _write_plan(folder, config, prepared, plan, progress)
     return _Run(source, folder, config, device, prepared, classifier, plan, began)
 
 
+def _refuse_early(config: Config, classifier: Classifier) -> None:
+    """Names that only training would look up: refused before an hour is spent.
+
+    Raises:
+        UsageError: TRAINS_UNKNOWN for modules a phase names, POSITIVE_UNKNOWN for the positive class.
+    """
+    if config.training.phases != "auto":
+        for phase in config.training.phases:
+            set_trainable(classifier, phase.trains, freeze_norm=phase.freeze_norm)
+    positive, classes = config.data.positive, classifier.classes
+    if positive is not None and (positive not in classes or len(classes) != 2):
+        raise UsageError(
+            "POSITIVE_UNKNOWN",
+            f"the positive class {positive!r} must be one of exactly two classes; there are: {', '.join(classes)}",
+            where="data.positive",
+            fix="name one of two classes, or leave it out",
+        )
+
+
+def _resolved_rows(config: Config, classifier: Classifier, prepared: Prepared, size_reason: str) -> list[PlanRow]:
+    """What was settled before the planner."""
+    backbone = classifier.backbone
+    splits = [check for check in prepared.checks if check.code.startswith("SPLIT")]
+    advice = [check.advice for check in splits]
+    manifest = prepared.manifest
+    rows = [
+        PlanRow("data.patients", manifest.patient_source, f"data.patient_preset = {config.data.patient_preset}"),
+        PlanRow(
+            "data.split",
+            [check.title for check in splits],
+            "; ".join(["given parts are kept, others made of whole patients", *filter(None, advice)]),
+        ),
+        PlanRow("model.backbone", f"{backbone.name} ({backbone.spec.weights_name})", backbone.spec.description),
+        PlanRow("model.weights", backbone.weights.description, f"model.weights = {config.model.weights}"),
+        PlanRow("model.size", list(classifier.preprocess.size), size_reason),
+    ]
+    if len(classifier.classes) == 2:
+        reason = "as asked" if config.data.positive else "by its name, else the last one"
+        rows.append(PlanRow("data.positive", config.data.positive or choose_positive(classifier.classes), reason))
+    return rows
+
+
 def _write_plan(folder: Path, config: Config, prepared: Prepared, plan: Plan, progress: Progress) -> None:
+    create_folder(folder)
     prepared.manifest.write_csv(folder / "manifest.csv")
     write_json(folder / "checks.json", [check.as_dict() for check in prepared.checks])
     write_json(folder / "plan.json", plan.as_dict())
@@ -258,6 +303,7 @@ def _provenance(run: _Run) -> dict[str, Any]:
         "images_unreadable": int((~run.prepared.readable).sum()),
         "images_digest": run.prepared.pixels.row_digest(),
         "patients": manifest.patient_source,
+        "patient_independence": patient_independence(manifest, run.prepared.checks),
         "backbone": run.classifier.backbone.name,
         "weights": run.classifier.backbone.weights.description,
         "seed": run.plan.seed,

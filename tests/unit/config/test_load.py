@@ -110,7 +110,7 @@ def test_numbers_may_be_written_as_text(write, text: str) -> None:
         ("training.phases.head.head_lr=1e9", "a number above 0 to 10, got 1000000000.0"),
         ("training.phases.head.epochs=0", "a whole number from 1 to 10000 or 'auto', got 0"),
         ("training.phases.head.batch_size=0", "a whole number from 1 to 8192 or 'auto', got 0"),
-        ("training.phases.head.optimizer=adma", "one of 'sgd', 'adam', 'adamw', got 'adma'"),
+        ("training.phases.head.optimizer=adma", "one of 'sgd', 'adam', 'adamw', 'lbfgs', got 'adma'"),
         ("model.size=1", "a whole number from 32 to 2048 or 'auto', got 1"),
         ("model.size=1000000", "a whole number from 32 to 2048 or 'auto', got 1000000"),
         ("augment.noise=1.5", "a number from 0 to 1, got 1.5"),
@@ -150,12 +150,22 @@ def test_wrong_kind(override: str, allowed: str) -> None:
         ("data.patient_regex=abc", "group"),
         ("evaluation.operating_point=best", "use youden"),
         ("data.val_fraction=0.6", "must leave at least 0.2 for training"),
+        ('training.phases=[{name="a", optimizer="lbfgs", trains="all"}]', "lbfgs fits a head on frozen features"),
     ],
 )
 def test_rules_of_the_schema_keep_their_words(override: str, words: str) -> None:
     problem = fault(None, [override, "data.test_fraction=0.3"])
     assert problem.code == "CONFIG_RANGE"
     assert words in problem.what
+
+
+@pytest.mark.parametrize("override", ["training.loss=focal", "training.loss=bce", "training.label_smoothing=0.1"])
+def test_the_exact_fit_is_plain_cross_entropy(override: str) -> None:
+    exact = 'training.phases=[{name="head", optimizer="lbfgs"}]'
+    problem = fault(None, [exact, override])
+    assert problem.code == "CONFIG_RANGE" and "lbfgs minimizes plain cross-entropy" in problem.what
+    assert load_config(None, [exact, "training.loss=cross_entropy"]).training.phases[0].optimizer == "lbfgs"
+    assert load_config(None, ['training.phases=[{name="head"}]', override])
 
 
 def test_missing_phase_name(write) -> None:

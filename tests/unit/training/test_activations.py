@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from medgraft.models.classifier import Classifier, build_classifier
 from medgraft.models.cut import cut_at_boundary, uncut
 from medgraft.models.engine import FrozenEngine
 from medgraft.models.freeze import set_trainable
+from medgraft.training import activations
 from medgraft.training.activations import (
     Activations,
     ViewRequest,
@@ -133,6 +135,31 @@ def test_the_key_changes_with_the_pixels_their_order_and_the_precision(
     reduced.precision = "bfloat16"
     compute(reduced, pixels, tmp_path)
     assert reduced.seen == 3 * N
+
+
+@pytest.mark.parametrize("package", ["timm", "torch", "openvino"])
+def test_the_key_changes_with_the_code_that_computes(
+    pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    assert version(package) in activations._VERSIONS
+    compute(Engine(), pixels, tmp_path)
+    others = tuple("0.0.0" if number == version(package) else number for number in activations._VERSIONS)
+    monkeypatch.setattr(activations, "_VERSIONS", others)
+    engine = Engine()
+    compute(engine, pixels, tmp_path)
+    assert engine.seen == 3 * N
+
+
+def test_values_beyond_float16_are_kept_finite(pixels: Pixels, tmp_path: Path) -> None:
+    class Loud(Engine):
+        def run(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+            outputs = super().run(pixels)
+            outputs[:, 0], outputs[:, 1] = 1e6, -1e6
+            return outputs
+
+    (view,) = compute(Loud(), pixels, tmp_path, numbers=(0,)).views
+    (plain,) = compute(Engine(), pixels, tmp_path, numbers=(0,), identity="other").views
+    assert (view[:, 0] == 65504).all() and (view[:, 1] == -65504).all() and np.array_equal(view[:, 2], plain[:, 2])
 
 
 @pytest.mark.parametrize("error_at", [0, N, N + 35])

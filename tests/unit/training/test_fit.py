@@ -45,7 +45,7 @@ def val_loss_of(run: PhaseRun, val: Part) -> float:
 
 
 def scripted(run: PhaseRun, losses: list[float]) -> list[State]:
-    """Replace the validation loss by a script; returns the weights that each validation saw."""
+    """Replace the validation loss by a script; returns the weights that each validation saw, first those before."""
     seen: list[State] = []
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -67,7 +67,8 @@ def test_it_learns_the_planted_signal(make_run: MakeRun, train: Part, val: Part)
 
 
 def test_rows_say_what_happened(make_run: MakeRun, train: Part, val: Part) -> None:
-    run = make_run(epochs=3, head_lr=0.02, backbone_lr=0.003)
+    run = make_run(epochs=3, head_lr=0.02, backbone_lr=0.003, freeze_norm=True)
+    start = val_loss_of(run, val)
     told: list[EpochRow] = []
     batches: list[tuple[str, int, int]] = []
     run.on_epoch = told.append
@@ -78,8 +79,9 @@ def test_rows_say_what_happened(make_run: MakeRun, train: Part, val: Part) -> No
     assert all((row.head_lr, row.backbone_lr) == (0.02, 0.003) for row in told)
     assert all(row.seconds > 0 and row.images_per_second == pytest.approx(40 / row.seconds) for row in told)
     assert batches[:5] == [("p epoch 1/3", done, 40) for done in (8, 16, 24, 32, 40)]
-    losses = [row.val_loss for row in told]
-    assert [row.best for row in told] == [loss == min(losses[: index + 1]) for index, loss in enumerate(losses)]  # type: ignore[type-var]
+    losses = [start, *(row.val_loss or 0.0 for row in told)]
+    assert [row.best for row in told] == [losses[n] < min(losses[:n]) for n in (1, 2, 3)]
+    assert any(row.best for row in told)
 
 
 def test_a_frozen_backbone_has_rate_zero_in_the_rows(make_run: MakeRun, train: Part, val: Part) -> None:
@@ -89,18 +91,51 @@ def test_a_frozen_backbone_has_rate_zero_in_the_rows(make_run: MakeRun, train: P
 
 def test_the_best_weights_are_restored(make_run: MakeRun, train: Part, val: Part) -> None:
     run = make_run(epochs=4, patience="none")
-    seen = scripted(run, [0.9, 0.5, 0.7, 0.6])
+    seen = scripted(run, [1.0, 0.9, 0.5, 0.7, 0.6])
     outcome = fit_phase(run, train, val)
     assert outcome.best_epoch == 2 and [row.best for row in outcome.rows] == [True, True, False, False]
-    assert equal(state_of(run.classifier), seen[1]) and not equal(seen[1], seen[3])
+    assert equal(state_of(run.classifier), seen[2]) and not equal(seen[2], seen[4])
+
+
+@pytest.mark.parametrize("averaging", ["none", "ema", "interpolate"])
+def test_a_phase_that_only_harms_gives_back_the_weights_before_it(
+    make_run: MakeRun, train: Part, val: Part, averaging: str
+) -> None:
+    run = make_run(epochs=3, patience="none", averaging=averaging)
+    before = state_of(run.classifier)
+    seen = scripted(run, [0.4, 0.9, 0.5, 0.4])  # as good as before is not better
+    outcome = fit_phase(run, train, val)
+    assert (outcome.best_epoch, outcome.blend, outcome.stopped) == (0, 1.0, False)
+    assert not any(row.best for row in outcome.rows) and len(outcome.rows) == 3 and len(seen) == 4
+    assert equal(state_of(run.classifier), before) and not equal(seen[3], before)
+
+
+def test_a_phase_never_ends_worse_than_it_began(make_run: MakeRun, train: Part, val: Part) -> None:
+    """A trained network and a rate that destroys it: patience counts from the phase's own lowest loss."""
+    run = make_run(epochs=12, patience="none")
+    fit_phase(run, train, val)
+    good = val_loss_of(run, val)
+    harmful = make_run(run.classifier, epochs=6, patience=5, head_lr=3.0, backbone_lr=3.0, optimizer="adam")
+    outcome = fit_phase(harmful, train, val)
+    assert val_loss_of(run, val) == pytest.approx(good, abs=1e-6) and outcome.best_epoch == 0
+    assert all((row.val_loss or 0) > good for row in outcome.rows)
+
+
+def test_a_bad_first_epoch_does_not_use_up_the_patience(make_run: MakeRun, train: Part, val: Part) -> None:
+    """Losses fall from epoch to epoch, though not yet below the start."""
+    run = make_run(epochs=5, patience=1)
+    seen = scripted(run, [0.5, 0.9, 0.8, 0.6, 0.4, 0.45])
+    outcome = fit_phase(run, train, val)
+    assert len(outcome.rows) == 5 and outcome.best_epoch == 4
+    assert equal(state_of(run.classifier), seen[4])
 
 
 def test_early_stopping_after_patience(make_run: MakeRun, train: Part, val: Part) -> None:
     run = make_run(epochs=50, patience=2)
-    seen = scripted(run, [0.9, 0.5, 0.5, 0.6])
+    seen = scripted(run, [1.0, 0.9, 0.5, 0.5, 0.6])
     outcome = fit_phase(run, train, val)
     assert len(outcome.rows) == 4 and outcome.best_epoch == 2 and not outcome.stopped
-    assert equal(state_of(run.classifier), seen[1])
+    assert equal(state_of(run.classifier), seen[2])
 
 
 def test_frozen_modules_do_not_change(make_run: MakeRun, tiny: Classifier, train: Part, val: Part) -> None:
@@ -124,8 +159,8 @@ def test_freeze_norm_keeps_statistics(make_run: MakeRun, tiny: Classifier, train
 def test_same_seed_same_bits(make_run: MakeRun, train: Part, val: Part) -> None:
     def final(seed: int) -> State:
         torch.manual_seed(np.random.randint(1000))  # whatever came before
-        run = make_run(seed=seed, epochs=2)
-        fit_phase(run, train, val)
+        run = make_run(seed=seed, epochs=2, freeze_norm=True)
+        assert fit_phase(run, train, val).best_epoch > 0
         return state_of(run.classifier)
 
     first = final(3)
@@ -137,7 +172,7 @@ def test_sources_are_told_the_epoch_and_validation_stays_at_zero(make_run: MakeR
     train, val = make_part(16, 0), make_part(16, 1)
     fit_phase(make_run(epochs=3), train, val)
     assert train.source.epochs == [1, 2, 3]  # type: ignore[attr-defined]
-    assert val.source.epochs == [0, 0, 0]  # type: ignore[attr-defined]
+    assert val.source.epochs == [0] * 4  # type: ignore[attr-defined]
 
 
 class Recorded:
@@ -246,7 +281,7 @@ def test_ema_validates_and_keeps_the_average(make_run: MakeRun, train: Part, val
         run = make_run(averaging=averaging, epochs=2, patience="none", freeze_norm=True)
         after_step: list[State] = []
         run.on_batch = lambda what, done, total: after_step.append(state_of(run.classifier))
-        seen = scripted(run, [0.5, 0.4])
+        seen = scripted(run, [0.6, 0.5, 0.4])
         outcome = fit_phase(run, train, val)
         return outcome, after_step, [*seen, state_of(run.classifier)]
 
@@ -260,42 +295,43 @@ def test_ema_validates_and_keeps_the_average(make_run: MakeRun, train: Part, val
         decay = min(0.998, (1 + count) / (10 + count))
         average = decay * average + (1 - decay) * state[name]
         if count == 5:
-            torch.testing.assert_close(validated[0][name], average)
-    torch.testing.assert_close(validated[1][name], average)
-    assert equal(validated[2], validated[1])
+            torch.testing.assert_close(validated[1][name], average)
+    torch.testing.assert_close(validated[2][name], average)
+    assert equal(validated[3], validated[2])
 
 
 def test_interpolation_takes_the_share_that_validates_best(make_run: MakeRun, train: Part, val: Part) -> None:
     run = make_run(averaging="interpolate", epochs=1, freeze_norm=True)
     start = state_of(run.classifier)
-    seen = scripted(run, [0.9, 0.8, 0.3, 0.5])  # trained, then shares 0.25, 0.5, 0.75
+    seen = scripted(run, [1.0, 0.9, 0.8, 0.3, 0.5])  # before, trained, then shares 0.25, 0.5, 0.75
     outcome = fit_phase(run, train, val)
     name = "head.output.weight"
-    trained = seen[0][name]
-    assert outcome.blend == 0.5 and len(seen) == 4
+    trained = seen[1][name]
+    assert outcome.blend == 0.5 and len(seen) == 5
     torch.testing.assert_close(run.classifier.state_dict()[name], 0.5 * start[name] + 0.5 * trained)
-    torch.testing.assert_close(seen[1][name], 0.75 * start[name] + 0.25 * trained)
+    torch.testing.assert_close(seen[2][name], 0.75 * start[name] + 0.25 * trained)
 
 
 def test_interpolation_keeps_the_trained_weights_when_no_blend_is_better(
     make_run: MakeRun, train: Part, val: Part
 ) -> None:
     run = make_run(averaging="interpolate", epochs=1)
-    seen = scripted(run, [0.2, 0.8, 0.3, 0.5])
+    seen = scripted(run, [0.9, 0.2, 0.8, 0.3, 0.5])
     outcome = fit_phase(run, train, val)
-    assert outcome.blend == 1.0 and equal(state_of(run.classifier), seen[0])
+    assert outcome.blend == 1.0 and equal(state_of(run.classifier), seen[1])
 
 
 def test_a_request_to_stop_ends_after_the_batch_with_the_best_weights(
     make_run: MakeRun, train: Part, val: Part
 ) -> None:
-    run = make_run(epochs=50, patience="none")
+    run = make_run(epochs=50, patience="none", freeze_norm=True)
     batches: list[int] = []
     run.on_batch = lambda what, done, total: batches.append(done)
     run.should_stop = lambda: len(batches) == 7
     outcome = fit_phase(run, train, val)
     assert outcome.stopped and batches == [8, 16, 24, 32, 40, 8, 16] and len(outcome.rows) == 2
     best = outcome.rows[outcome.best_epoch - 1]
+    assert outcome.best_epoch > 0 and best.best
     assert best.val_loss == pytest.approx(val_loss_of(run, val), abs=1e-6)
     assert outcome.rows[1].train_loss is not None and math.isfinite(outcome.rows[1].train_loss)
 

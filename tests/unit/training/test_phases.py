@@ -116,9 +116,12 @@ def test_a_full_disk_means_the_frozen_part_runs_every_epoch(
     assert all(torch.equal(value, before[name]) for name, value in uncached.state_dict().items() if "backbone" in name)
 
 
-def test_the_exact_fit_needs_a_frozen_backbone(data: tuple[LabelledPixels, LabelledPixels], heard: Heard) -> None:
+def test_the_exact_fit_needs_room_for_the_features(
+    data: tuple[LabelledPixels, LabelledPixels], heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medgraft.training.phases.shutil.disk_usage", lambda path: Usage(10, 10, 0))
     with pytest.raises(UsageError) as caught:
-        run(build(tiny=True), data, heard, {**HEAD, "trains": "all", "optimizer": "lbfgs"})
+        run(build(tiny=True), data, heard, {**HEAD, "optimizer": "lbfgs"})
     assert caught.value.code == "PROBE_NEEDS_FROZEN" and caught.value.problem.where == "training.phases.head"
 
 
@@ -127,6 +130,51 @@ def test_a_request_to_stop_skips_the_phases_to_come(data: tuple[LabelledPixels, 
     result = run(classifier, data, heard, {**HEAD, "trains": "all"}, {**HEAD, "name": "next"}, should_stop=lambda: True)
     assert result.stopped and len(result.outcomes) == 1 and {row.phase for row in result.rows} == {"head"}
     assert not any(module.training for module in classifier.modules())
+
+
+@pytest.mark.parametrize("during", ["train, view 1 of 2", "train, view 2 of 2", "validation, view 1 of 1"])
+def test_a_request_to_stop_ends_the_computation_of_activations(
+    data: tuple[LabelledPixels, LabelledPixels],
+    heard: Heard,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    during: str,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(heard, "advance", lambda what, done, total: told.append(what))
+    classifier = build(tiny=True)
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    asked = f"frozen part, {during}"
+    result = run(classifier, data, heard, HEAD, {**HEAD, "name": "next"}, should_stop=lambda: asked in told)
+    assert told[-1] == asked and told.count(asked) == 1
+    assert result.stopped and result.rows == [] and [outcome.stopped for outcome in result.outcomes] == [True]
+    assert result.outcomes[0].best_epoch == 0
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+    assert not any(module.training for module in classifier.modules())
+    assert heard.lines[-1] == "phase head: stopped before its first epoch; the weights before it are kept"
+    assert not list((tmp_path / "cache" / "activations").glob("*.partial"))
+
+
+def test_a_request_to_stop_before_the_second_phase_keeps_the_first(
+    data: tuple[LabelledPixels, LabelledPixels], heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, stopped = build(tiny=True), build(tiny=True)
+    run(alone, data, heard, HEAD)
+    told: list[str] = []
+    monkeypatch.setattr(heard, "advance", lambda what, done, total: told.append(what))
+    second = {**TUNE, "trains": ["layer4"]}
+    result = run(
+        stopped,
+        data,
+        heard,
+        HEAD,
+        second,
+        should_stop=lambda: any(what.startswith("head") for what in told) and told[-1].startswith("frozen"),
+    )
+    assert [outcome.stopped for outcome in result.outcomes] == [False, True]
+    assert [row.phase for row in result.rows] == ["head"] * 3
+    after = stopped.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in alone.state_dict().items())
 
 
 def test_a_network_that_is_no_chain_trains_from_pixels(

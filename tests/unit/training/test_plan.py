@@ -10,6 +10,9 @@ import pytest
 from medgraft.config import Config
 from medgraft.training.plan import (
     AUGMENTATIONS,
+    FINETUNE_PRESENTATIONS,
+    MOST_VIEWS,
+    STRENGTHS,
     DataFacts,
     MachineFacts,
     Modality,
@@ -24,7 +27,7 @@ TRUNK = ("blocks.2.1", "blocks.3.0", "conv_head")
 
 def data(**changes: Any) -> DataFacts:
     counts = {"a": {"train": 664, "val": 100, "test": 90}, "b": {"train": 317, "val": 50, "test": 40}}
-    given = {"counts": counts, "colorful": False, "side": 512, "one_size": False, "words": ("scans", "a", "b", "none")}
+    given = {"counts": counts, "stained": False, "side": 512, "one_size": False, "words": ("scans", "a", "b", "none")}
     return DataFacts(**{**given, **changes})
 
 
@@ -123,11 +126,11 @@ def test_modality_by_names(words: tuple[str, ...], modality: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "modality"),
     [
-        ({"colorful": True, "one_size": True, "side": 96}, "histopathology"),
-        ({"colorful": True, "one_size": False, "side": 96}, "other"),
-        ({"colorful": True, "one_size": True, "side": 2000}, "other"),
-        ({"colorful": False, "one_size": True, "side": 96}, "other"),
-        ({"colorful": True, "one_size": True, "side": 96, "words": ("chest",)}, "chest-xray"),
+        ({"stained": True, "one_size": True, "side": 96}, "histopathology"),
+        ({"stained": True, "one_size": False, "side": 96}, "other"),
+        ({"stained": True, "one_size": True, "side": 2000}, "other"),
+        ({"stained": False, "one_size": True, "side": 96}, "other"),
+        ({"stained": True, "one_size": True, "side": 96, "words": ("chest",)}, "chest-xray"),
     ],
 )
 def test_modality_by_images(changes: dict[str, Any], modality: str) -> None:
@@ -193,6 +196,25 @@ def test_the_exact_fit_only_where_it_fits_what_was_asked(sections: dict[str, Any
     assert plan(sections).phases[0].optimizer == optimizer
 
 
+def test_the_exact_fit_takes_all_images_once_per_penalty() -> None:
+    made = plan()
+    assert (made.phases[0].batch_size, made.phases[0].epochs) == (981, len(STRENGTHS))
+    assert value(made, "training.phases.head.batch_size") == 981
+    assert value(made, "training.phases.head.epochs") == len(STRENGTHS)
+    # whatever was asked, nothing else can happen
+    phase = {"name": "head", "optimizer": "lbfgs", "epochs": 3, "batch_size": 16}
+    asked = plan({"training": {"phases": [phase]}})
+    assert (asked.phases[0].batch_size, asked.phases[0].epochs) == (981, len(STRENGTHS))
+
+
+def test_fine_tuning_aims_at_so_many_presentations() -> None:
+    finetune = plan().phases[1]
+    assert finetune.epochs == round(FINETUNE_PRESENTATIONS / 981)
+    assert f"{FINETUNE_PRESENTATIONS:,} presentations of 981 images" in reason(
+        plan(), "training.phases.finetune.epochs"
+    )
+
+
 def test_fine_tuning_is_shorter_on_more_images() -> None:
     def epochs(n: int) -> int:
         made = plan(facts=data(counts={"a": {"train": n // 2}, "b": {"train": n // 2}}))
@@ -233,7 +255,7 @@ def test_views_are_limited_by_free_disk() -> None:
     assert one.views == 1 and "free" in reason(one, "training.views")
     assert plan(on=machine(free_bytes=0)).views == 0
     sizes = [plan(on=machine(free_bytes=10**power)).views for power in range(5, 12)]
-    assert sizes == sorted(sizes)
+    assert sizes == sorted(sizes) and sizes[-1] == plenty.views == MOST_VIEWS
 
 
 def test_no_class_has_training_images_and_other_extremes() -> None:

@@ -14,7 +14,8 @@ from medgraft.evaluation.calibration import apply_temperature
 from medgraft.models.classifier import Classifier, build_classifier
 from medgraft.training.activations import Activations
 from medgraft.training.fit import PhaseOutcome
-from medgraft.training.probe import STRENGTHS, fit_probe, is_linear
+from medgraft.training.plan import STRENGTHS
+from medgraft.training.probe import fit_probe, is_linear
 from medgraft.types import EpochRow, FloatArray, IntArray
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from medgraft.config import Config
 from medgraft.data.phantom import write_phantoms
 from medgraft.errors import DataError, ModelError, UsageError
-from medgraft.workflows.evaluate import evaluate
+from medgraft.inference.bundle import open_bundle
+from medgraft.workflows.evaluate import _reading_as_trained, evaluate
 from tables import read_table, spoil_rows, write_table
 
 if TYPE_CHECKING:
@@ -114,10 +117,34 @@ def test_nothing_readable_is_an_error_not_a_number(trained: TrainedRun, new_pati
     assert caught.value.code == "NOTHING_SCORED" and not (tmp_path / "out" / "evaluation.json").exists()
 
 
-def test_an_empty_part_is_an_error(trained: TrainedRun, new_patients: Path, tmp_path: Path) -> None:
-    with pytest.raises((DataError, UsageError)) as caught:
-        evaluate(trained.bundle, new_patients, out=tmp_path / "out", part="test", settings=FAST)
-    assert "part" in caught.value.problem.text
+def test_an_empty_part_is_an_error_before_anything_is_decoded(
+    trained: TrainedRun, new_patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medgraft.workflows.evaluate.prepare", None)
+    rows = read_table(new_patients)
+    declared = write_table(new_patients.with_name("parts.csv"), [{**row, "split": "train"} for row in rows])
+    for source, train in ((new_patients, 0), (declared, len(rows))):
+        with pytest.raises(DataError) as caught:
+            evaluate(trained.bundle, source, out=tmp_path / "out", part="test", settings=FAST)
+        problem = caught.value.problem
+        assert problem.code == "PART_EMPTY" and problem.where == str(source) and "--part" in problem.fix
+        assert f"no image of the part test; it has: {{'train': {train}, 'val': 0, 'test': 0}}" in problem.what
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_user_sets_wins_over_the_reading_rules_of_training(
+    trained: TrainedRun, new_patients: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as caught:
+        evaluate(trained.bundle, new_patients, out=tmp_path / "out", settings=(*FAST, "data.min_side=100"))
+    assert caught.value.code == "NOTHING_SCORED"
+    bundle = open_bundle(trained.bundle)
+    rules = bundle.rules.model_copy(update={"min_side": 48, "background": 255})
+    bundle = replace(bundle, rules=rules)
+    asked = Config.model_validate({"data": {"min_side": 20, "skip_bad": 0.5}})
+    merged = _reading_as_trained(asked, bundle).data
+    assert (merged.min_side, merged.background, merged.skip_bad) == (20, 255, 0.5)
+    assert _reading_as_trained(Config(), bundle).data.min_side == 48
 
 
 def test_the_output_may_not_lie_in_the_images_or_in_a_used_folder(

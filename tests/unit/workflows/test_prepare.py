@@ -16,6 +16,7 @@ from medgraft.data.sources import read_source
 from medgraft.errors import DataError
 from medgraft.models.catalogue import find_backbone
 from medgraft.models.network import native_preprocess
+from medgraft.training.plan import MachineFacts, make_plan
 from medgraft.types import Preprocess
 from medgraft.workflows.check import check
 from medgraft.workflows.prepare import Prepared, peek_images, prepare
@@ -113,19 +114,71 @@ def test_nothing_readable(table: Path) -> None:
 
 def test_peek_sees_size_and_color(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for name, channels, sides in (("gray", 1, (40, 60)), ("color", 3, (40, 40))):
+    for name, channels, sides in (("gray", 1, (40, 60)), ("color", 3, (40, 40)), ("black", 3, (40, 40))):
         for number in range(6):
             folder = tmp_path / name / str(number % 2)
             folder.mkdir(parents=True, exist_ok=True)
             pixels = rng.integers(0, 255, (sides[number % 2], 50, channels), dtype=np.uint8).squeeze()
+            if name == "black":  # the same colors, on the black air around a head
+                pixels[:, :15] = 5
             Image.fromarray(pixels).save(folder / f"{number}.png")
     gray = peek_images(read_source(tmp_path / "gray", Config().data), Config())
     color = peek_images(read_source(tmp_path / "color", Config().data), Config())
-    assert (gray.colorful, gray.one_size, gray.side) == (False, False, 45)
-    assert (color.colorful, color.one_size, color.side) == (True, True, 40)
+    assert (gray.stained, gray.one_size, gray.side) == (False, False, 45)
+    black = peek_images(read_source(tmp_path / "black", Config().data), Config())
+    assert (color.stained, color.one_size, color.side) == (True, True, 40)
+    assert (black.stained, black.one_size, black.side) == (False, True, 40)
     for image in (tmp_path / "gray").rglob("*.png"):
         image.write_bytes(b"")
     assert peek_images(read_source(tmp_path / "gray", Config().data), Config()).side == 0
+
+
+def test_color_patches_are_tissue_and_false_color_on_black_is_not(tmp_path: Path) -> None:
+    """Tissue is pink on white; a slice whose three channels are sequences has a black surround."""
+    rng = np.random.default_rng(1)
+    for name, air, tint in (("patches", 245, (200, 120, 170)), ("slices", 0, (160, 90, 60))):
+        for number in range(6):
+            pixels = np.full((96, 96, 3), air, dtype=np.uint8)
+            pixels[24:72, 16:80] = np.clip(rng.normal(tint, 15, (48, 64, 3)), 0, 255)
+            folder = tmp_path / name / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    modalities = []
+    for name in ("patches", "slices"):
+        found = prepared(tmp_path / name, purpose="check")
+        facts = found.facts(peek_images(found.manifest, Config()), tmp_path / name, Config())
+        machine = MachineFacts("cpu", "no GPU found", True, 1, 10**12, (), 0)
+        modalities.append(make_plan(Config(), facts, machine).modality)
+    assert modalities == ["histopathology", "other"]
+
+
+def test_the_planner_hears_the_folder_of_the_images(table: Path) -> None:
+    (table.parent / "phantoms.csv").rename(table.parent / "labels.csv")
+    named = table.parent.rename(table.parent.with_name("chest-films"))
+    found = prepared(named / "labels.csv")
+    assert "chest-films" in found.facts(peek_images(found.manifest, Config()), named / "labels.csv", Config()).words
+
+
+def sizes_found(table: Path, purpose: Literal["train", "evaluate", "check"]) -> dict[str, int]:
+    """Test images of the classes found small."""
+    found = [result for result in prepared(table, purpose=purpose).checks if result.code == "SIZE_TEST_CLASS"]
+    return dict(found[0].evidence["test_images"]) if found else {}
+
+
+def test_sizes_are_those_of_the_images_that_numbers_rest_on(table: Path) -> None:
+    """The test part in training and check, everything readable in evaluation."""
+    rows = read_table(table)
+    for number, row in enumerate(rows):
+        row["split"] = ("test", "train", "train")[number // 3 % 3]
+    write_table(table, rows)
+    declared = [row["label"] for row in rows if row["split"] == "test"]
+    for purpose in ("train", "check"):
+        assert sizes_found(table, purpose) == {name: declared.count(name) for name in sorted(set(declared))}
+    everything = [row["label"] for row in rows]
+    small = {name: everything.count(name) for name in set(everything) if everything.count(name) < 30}
+    assert sizes_found(table, "evaluate") == small
+    bad = spoil_rows(table, [number for number, label in enumerate(everything) if label == "tumor"][:4])
+    assert len(bad) == 4 and sizes_found(table, "evaluate")["tumor"] == everything.count("tumor") - 4
 
 
 def test_check_lists_every_bad_image_and_says_whether_training_would_go(table: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from medgraft.config import Config
 from medgraft.data.phantom import write_phantoms
-from medgraft.errors import DataError, UsageError
+from medgraft.errors import DataError, Stopped, UsageError
 from medgraft.evaluation.metrics import auroc
 from medgraft.inference.bundle import open_bundle
 from medgraft.inference.predictor import Predictor
@@ -105,7 +105,12 @@ def test_metrics_csv_holds_every_epoch(trained: TrainedRun) -> None:
 def test_plan_and_config_say_what_was_done(trained: TrainedRun) -> None:
     plan = json.loads((trained.folder / "plan.json").read_text(encoding="utf-8"))
     assert plan["settings"]["model.size"]["value"] == [64, 64]
-    assert all(row["reason"] or name.startswith("SPLIT") for name, row in plan["settings"].items())
+    assert all(row["reason"] for row in plan["settings"].values())
+    settled = {name: row["value"] for name, row in plan["settings"].items()}
+    assert settled["data.patients"] == "column patient" and settled["data.positive"] == "tumor"
+    assert settled["model.backbone"].startswith("efficientnet-lite0 (")
+    checks = json.loads((trained.folder / "checks.json").read_text(encoding="utf-8"))
+    assert settled["data.split"] == [check["title"] for check in checks if check["code"].startswith("SPLIT")] != []
     assert [phase["name"] for phase in plan["phases"]] == ["head", "finetune"]
     config = Config.model_validate(tomllib.loads((trained.folder / "config.toml").read_text(encoding="utf-8")))
     assert config.model.size == 64 and config.training.phases != "auto"
@@ -138,14 +143,20 @@ def test_a_second_run_reuses_the_caches_and_gives_the_same_bits(trained: Trained
     assert (again.folder / "evaluation.json").read_bytes() == (trained.folder / "evaluation.json").read_bytes()
 
 
-def test_the_same_bits_from_empty_caches_and_others_from_another_seed(
-    table: Path, quick: Config, tmp_path: Path
-) -> None:
+def test_the_same_bits_from_empty_caches_and_others_from_another_seed(table: Path, tmp_path: Path) -> None:
     def weights(name: str, seed: int) -> str:
-        training = quick.training.model_copy(update={"seed": seed})
-        data = quick.data.model_copy(update={"cache_dir": tmp_path / name})
-        config = quick.model_copy(update={"training": training, "data": data})
-        return digest(train(table, out=tmp_path / f"run-{name}", config=config).bundle)
+        # pretrained, since the weights before a phase are kept where two epochs are not better
+        phase = {"name": "only", "trains": ["blocks.6", "conv_head"], "epochs": 2, "head_lr": 0.01}
+        sections = {
+            "model": {"size": 64},
+            "data": {"cache_dir": tmp_path / name},
+            "training": {"threads": 1, "seed": seed, "phases": [phase]},
+            "evaluation": {"bootstrap": 100, "gallery": 2},
+        }
+        config = Config.model_validate(sections)
+        result = train(table, out=tmp_path / f"run-{name}", config=config)
+        assert any(row["best"] == "True" for row in read_table(result.folder / "metrics.csv"))  # not those before
+        return digest(result.bundle)
 
     first = weights("a", 3)
     assert weights("b", 3) == first
@@ -157,7 +168,7 @@ def test_bad_images_stop_training_before_the_first_epoch(table: Path, quick: Con
     with pytest.raises(DataError) as caught:
         train(table, out=tmp_path / "run", config=quick)
     assert caught.value.code == "BAD_IMAGES" and [problem.where for problem in caught.value.problems] == names
-    assert not (tmp_path / "run" / "bundle").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_images_may_be_left_out_of_training_and_stay_declared_in_the_test_part(
@@ -194,11 +205,72 @@ def test_one_class_is_refused(tmp_path: Path, quick: Config) -> None:
     assert caught.value.code == "ONE_CLASS" and not (tmp_path / "run").exists()
 
 
+REFUSED = {
+    "TRAINS_UNKNOWN": {"training": {"phases": [{"name": "head"}, {"name": "tune", "trains": ["layer9"]}]}},
+    "POSITIVE_UNKNOWN": {"data": {"positive": "tumour"}},
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_names_that_only_training_would_look_up_are_refused_before_decoding(
+    table: Path, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr("medgraft.workflows.train.prepare", None)
+    config = Config.model_validate({"model": quick.model.model_dump(), **REFUSED[code]})
+    with pytest.raises(UsageError) as caught:
+        train(table, out=tmp_path / "run", config=config)
+    assert caught.value.code == code and caught.value.exit_code == 2 and not (tmp_path / "run").exists()
+    named = {"TRAINS_UNKNOWN": "layer4", "POSITIVE_UNKNOWN": "no_tumor, tumor"}[code]
+    assert named in caught.value.problem.text
+
+
+def test_a_positive_class_among_three_is_refused(table: Path, quick: Config, tmp_path: Path) -> None:
+    rows = read_table(table)
+    for number, row in enumerate(rows):
+        row["label"] = "abc"[number % 3]
+    config = quick.model_copy(update={"data": quick.data.model_copy(update={"positive": "a"})})
+    with pytest.raises(UsageError) as caught:
+        train(write_table(table, rows), out=tmp_path / "run", config=config)
+    assert caught.value.code == "POSITIVE_UNKNOWN" and "exactly two classes" in caught.value.problem.what
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_split_leaves_no_folder(table: Path, quick: Config, tmp_path: Path) -> None:
+    rows = read_table(table)
+    for row in rows:
+        row["label"] = "rare" if row is rows[0] else "common"
+    with pytest.raises(DataError) as caught:
+        train(write_table(table, rows), out=tmp_path / "run", config=quick)
+    assert caught.value.code == "CLASS_TOO_SMALL" and not (tmp_path / "run").exists()
+
+
 def test_a_used_output_folder_is_refused_before_anything_is_read(trained: TrainedRun, quick: Config) -> None:
     before = sorted(trained.folder.rglob("*"))
     with pytest.raises(UsageError) as caught:
         train(trained.table, out=trained.folder, config=quick)
     assert caught.value.code == "RUN_FOLDER_IN_USE" and sorted(trained.folder.rglob("*")) == before
+
+
+def test_a_signal_while_activations_are_computed_leaves_an_openable_bundle(
+    table: Path, quick: Config, tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def advance(what: str, done: int, total: int) -> None:
+        seen.append(what)
+        if what.startswith("frozen part"):
+            signal.raise_signal(signal.SIGTERM)  # a second one would end this process
+
+    monkeypatch.setattr(heard, "advance", advance)
+    training = Config.model_validate({"training": {"threads": 1, "phases": [{"name": "head"}]}}).training
+    with pytest.raises(Stopped) as caught:
+        train(table, out=tmp_path / "run", config=quick.model_copy(update={"training": training}), progress=heard)
+    assert caught.value.exit_code == 143 and caught.value.problem.where == str(tmp_path / "run" / "bundle")
+    assert len([what for what in seen if what.startswith("frozen part")]) == 1
+    assert open_bundle(tmp_path / "run" / "bundle").classes == ("no_tumor", "tumor")
+    assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["state"] == "stopped"
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"manifest.csv", "checks.json", "plan.json", "config.toml", "run.json", "bundle"}
 
 
 def test_ctrl_c_leaves_an_openable_bundle(table: Path, tmp_path: Path) -> None:
