@@ -237,7 +237,7 @@ def mean_auroc(logits: FloatArray, targets: IntArray) -> float | None:
 
 
 def _choose_blend(run: PhaseRun, val: Part, start: _Snapshot, best: _Snapshot, best_loss: float) -> float:
-    """Between the weights before and after the phase, the blend with the lowest validation loss.
+    """Between the weights before and after the phase, the blend with the lowest refined validation loss.
 
     Averaging keeps what the frozen network knew about images unlike the training ones.
 

@@ -196,12 +196,12 @@ class _Trainer:
             raise _Interrupted
 
     def _probe(self, phase: PhaseConfig, cut: Cut) -> PhaseOutcome:
-        if cut.prefix is None or phase.trains != "head":
+        if cut.prefix is None:
             raise UsageError(
                 "PROBE_NEEDS_FROZEN",
                 "the optimizer lbfgs fits a head on cached features of a frozen backbone",
                 where=f"training.phases.{phase.name}",
-                fix="set trains=head and leave room on disk for the cache, or use adamw",
+                fix="leave room on disk for the cache, or use adamw",
             )
         train, val = self._activations(cut, cut.prefix)
         return fit_probe(

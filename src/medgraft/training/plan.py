@@ -29,15 +29,16 @@ AUGMENTATIONS: dict[Modality, tuple[AugmentConfig, str]] = {
     "brain-mri": (
         AugmentConfig(
             preset="custom",
-            rotation=15,
-            shift_x=0.05,
-            shift_y=0.05,
-            zoom=0.1,
+            rotation=20,
+            shift_x=0.08,
+            shift_y=0.08,
+            shear=0.1,
+            zoom=0.15,
             horizontal_flip=True,
-            brightness=0.05,
-            contrast=0.1,
+            brightness=0.1,
+            contrast=0.25,
         ),
-        "the brain is nearly symmetric left to right, never upside down",
+        "the brain is nearly symmetric left to right, never upside down; MRI has no fixed gray scale",
     ),
     "chest-xray": (
         AugmentConfig(

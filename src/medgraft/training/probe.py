@@ -92,8 +92,9 @@ def fit_probe(
         if should_stop():
             break
     chosen = _strongest_within_one_error(losses)
-    for number, row in enumerate(rows):
-        on_epoch(replace(row, best=number == chosen))
+    rows = [replace(row, best=number == chosen) for number, row in enumerate(rows)]
+    for row in rows:
+        on_epoch(row)
     _install(classifier, fitted[chosen], mean, scale)
     return PhaseOutcome(tuple(rows), chosen + 1, 1.0, should_stop())
 

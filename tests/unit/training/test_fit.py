@@ -13,12 +13,13 @@ from torch import Tensor
 
 from medgraft.errors import MedgraftError, TrainingError
 from medgraft.models.classifier import Classifier
-from medgraft.training.fit import Part, PhaseOutcome, PhaseRun, fit_phase, mean_auroc, predict_logits
-from medgraft.types import EpochRow, IntArray
+from medgraft.training.fit import Part, PhaseOutcome, PhaseRun, fit_phase, mean_auroc, predict_logits, refined_loss
+from medgraft.types import EpochRow, FloatArray, IntArray
 
 MakeRun = Callable[..., PhaseRun]
 MakePart = Callable[[int, int], Part]
 State = dict[str, Tensor]
+Scripted = Callable[[PhaseRun, list[float]], list[State]]
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +45,21 @@ def val_loss_of(run: PhaseRun, val: Part) -> float:
     return run.val_loss(logits, torch.from_numpy(val.targets)).item()
 
 
-def scripted(run: PhaseRun, losses: list[float]) -> list[State]:
-    """Replace the validation loss by a script; returns the weights that each validation saw, first those before."""
-    seen: list[State] = []
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    """Replace the loss that decides by a script; gives the weights each validation saw, first those before."""
 
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        seen.append(state_of(run.classifier))
-        return torch.tensor(losses[min(len(seen), len(losses)) - 1])
+    def replace(run: PhaseRun, losses: list[float]) -> list[State]:
+        seen: list[State] = []
 
-    run.val_loss = loss
-    return seen
+        def refined(loss: Any, logits: FloatArray, targets: IntArray) -> float:
+            seen.append(state_of(run.classifier))
+            return losses[min(len(seen), len(losses)) - 1]
+
+        monkeypatch.setattr("medgraft.training.fit.refined_loss", refined)
+        return seen
+
+    return replace
 
 
 def test_it_learns_the_planted_signal(make_run: MakeRun, train: Part, val: Part) -> None:
@@ -68,7 +74,7 @@ def test_it_learns_the_planted_signal(make_run: MakeRun, train: Part, val: Part)
 
 def test_rows_say_what_happened(make_run: MakeRun, train: Part, val: Part) -> None:
     run = make_run(epochs=3, head_lr=0.02, backbone_lr=0.003, freeze_norm=True)
-    start = val_loss_of(run, val)
+    start = refined_loss(run.val_loss, predict_logits(run, val.source), val.targets)
     told: list[EpochRow] = []
     batches: list[tuple[str, int, int]] = []
     run.on_epoch = told.append
@@ -79,7 +85,8 @@ def test_rows_say_what_happened(make_run: MakeRun, train: Part, val: Part) -> No
     assert all((row.head_lr, row.backbone_lr) == (0.02, 0.003) for row in told)
     assert all(row.seconds > 0 and row.images_per_second == pytest.approx(40 / row.seconds) for row in told)
     assert batches[:5] == [("p epoch 1/3", done, 40) for done in (8, 16, 24, 32, 40)]
-    losses = [start, *(row.val_loss or 0.0 for row in told)]
+    losses = [start, *(row.refined_loss or 0.0 for row in told)]
+    assert all((row.refined_loss or 9) <= (row.val_loss or 0) + 1e-6 for row in told)
     assert [row.best for row in told] == [losses[n] < min(losses[:n]) for n in (1, 2, 3)]
     assert any(row.best for row in told)
 
@@ -89,7 +96,7 @@ def test_a_frozen_backbone_has_rate_zero_in_the_rows(make_run: MakeRun, train: P
     assert row.backbone_lr == 0.0 and row.head_lr == 1e-2
 
 
-def test_the_best_weights_are_restored(make_run: MakeRun, train: Part, val: Part) -> None:
+def test_the_best_weights_are_restored(make_run: MakeRun, train: Part, val: Part, scripted: Scripted) -> None:
     run = make_run(epochs=4, patience="none")
     seen = scripted(run, [1.0, 0.9, 0.5, 0.7, 0.6])
     outcome = fit_phase(run, train, val)
@@ -99,7 +106,7 @@ def test_the_best_weights_are_restored(make_run: MakeRun, train: Part, val: Part
 
 @pytest.mark.parametrize("averaging", ["none", "ema", "interpolate"])
 def test_a_phase_that_only_harms_gives_back_the_weights_before_it(
-    make_run: MakeRun, train: Part, val: Part, averaging: str
+    make_run: MakeRun, train: Part, val: Part, averaging: str, scripted: Scripted
 ) -> None:
     run = make_run(epochs=3, patience="none", averaging=averaging)
     before = state_of(run.classifier)
@@ -118,10 +125,12 @@ def test_a_phase_never_ends_worse_than_it_began(make_run: MakeRun, train: Part, 
     harmful = make_run(run.classifier, epochs=6, patience=5, head_lr=3.0, backbone_lr=3.0, optimizer="adam")
     outcome = fit_phase(harmful, train, val)
     assert val_loss_of(run, val) == pytest.approx(good, abs=1e-6) and outcome.best_epoch == 0
-    assert all((row.val_loss or 0) > good for row in outcome.rows)
+    assert outcome.rows and all((row.val_loss or 0) > good for row in outcome.rows)
 
 
-def test_a_bad_first_epoch_does_not_use_up_the_patience(make_run: MakeRun, train: Part, val: Part) -> None:
+def test_a_bad_first_epoch_does_not_use_up_the_patience(
+    make_run: MakeRun, train: Part, val: Part, scripted: Scripted
+) -> None:
     """Losses fall from epoch to epoch, though not yet below the start."""
     run = make_run(epochs=5, patience=1)
     seen = scripted(run, [0.5, 0.9, 0.8, 0.6, 0.4, 0.45])
@@ -130,7 +139,7 @@ def test_a_bad_first_epoch_does_not_use_up_the_patience(make_run: MakeRun, train
     assert equal(state_of(run.classifier), seen[4])
 
 
-def test_early_stopping_after_patience(make_run: MakeRun, train: Part, val: Part) -> None:
+def test_early_stopping_after_patience(make_run: MakeRun, train: Part, val: Part, scripted: Scripted) -> None:
     run = make_run(epochs=50, patience=2)
     seen = scripted(run, [1.0, 0.9, 0.5, 0.5, 0.6])
     outcome = fit_phase(run, train, val)
@@ -276,7 +285,7 @@ def test_a_validation_image_that_is_no_number_is_named(make_run: MakeRun, train:
     assert "validation" in caught.value.problem.what
 
 
-def test_ema_validates_and_keeps_the_average(make_run: MakeRun, train: Part, val: Part) -> None:
+def test_ema_validates_and_keeps_the_average(make_run: MakeRun, train: Part, val: Part, scripted: Scripted) -> None:
     def run_with(averaging: str) -> tuple[PhaseOutcome, list[State], list[State]]:
         run = make_run(averaging=averaging, epochs=2, patience="none", freeze_norm=True)
         after_step: list[State] = []
@@ -300,7 +309,9 @@ def test_ema_validates_and_keeps_the_average(make_run: MakeRun, train: Part, val
     assert equal(validated[3], validated[2])
 
 
-def test_interpolation_takes_the_share_that_validates_best(make_run: MakeRun, train: Part, val: Part) -> None:
+def test_interpolation_takes_the_share_that_validates_best(
+    make_run: MakeRun, train: Part, val: Part, scripted: Scripted
+) -> None:
     run = make_run(averaging="interpolate", epochs=1, freeze_norm=True)
     start = state_of(run.classifier)
     seen = scripted(run, [1.0, 0.9, 0.8, 0.3, 0.5])  # before, trained, then shares 0.25, 0.5, 0.75
@@ -313,7 +324,7 @@ def test_interpolation_takes_the_share_that_validates_best(make_run: MakeRun, tr
 
 
 def test_interpolation_keeps_the_trained_weights_when_no_blend_is_better(
-    make_run: MakeRun, train: Part, val: Part
+    make_run: MakeRun, train: Part, val: Part, scripted: Scripted
 ) -> None:
     run = make_run(averaging="interpolate", epochs=1)
     seen = scripted(run, [0.9, 0.2, 0.8, 0.3, 0.5])
@@ -356,6 +367,22 @@ def test_bfloat16_learns_too(make_run: MakeRun, train: Part, val: Part) -> None:
 def test_a_phase_that_is_not_planned_is_a_programming_error(make_run: MakeRun, train: Part, val: Part) -> None:
     with pytest.raises(ValueError, match="not planned"):
         fit_phase(make_run(epochs="auto"), train, val)
+
+
+def test_confidence_does_not_count_in_the_loss_that_decides(make_run: MakeRun) -> None:
+    loss = make_run().val_loss
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, 200)
+    sure = np.stack([np.zeros(200), rng.normal(1.5 * (2 * targets - 1), 1.5)], axis=1)
+
+    def plain(logits: FloatArray) -> float:
+        return loss(torch.from_numpy(logits).float(), torch.from_numpy(targets)).item()
+
+    assert plain(8 * sure) > 1.5 * plain(sure)
+    assert refined_loss(loss, 8 * sure, targets) == pytest.approx(refined_loss(loss, sure, targets), abs=1e-4)
+    assert refined_loss(loss, sure, targets) <= plain(sure) + 1e-6
+    worse = np.stack([np.zeros(200), rng.normal(0.5 * (2 * targets - 1), 1.5)], axis=1)
+    assert refined_loss(loss, worse, targets) > refined_loss(loss, 8 * sure, targets)
 
 
 def test_mean_auroc() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from medgraft.config import ModelConfig
 from medgraft.errors import UsageError
-from medgraft.evaluation.calibration import apply_temperature
+from medgraft.evaluation.calibration import apply_temperature, fit_temperature
 from medgraft.models.classifier import Classifier, build_classifier
 from medgraft.training.activations import Activations
 from medgraft.training.fit import PhaseOutcome
@@ -47,6 +48,7 @@ def fit(
     stop_after: int = 10**9,
 ) -> tuple[PhaseOutcome, list[EpochRow]]:
     told: list[EpochRow] = []
+    asked = itertools.count(1)
     outcome = fit_probe(
         classifier,
         train,
@@ -54,7 +56,7 @@ def fit(
         class_weights=class_weights,
         phase="head",
         on_epoch=told.append,
-        should_stop=lambda: len(told) >= stop_after,
+        should_stop=lambda: next(asked) >= stop_after,
     )
     return outcome, told
 
@@ -95,13 +97,15 @@ def test_only_the_last_layer_changes(classifier: Classifier) -> None:
 def test_the_strongest_penalty_within_one_standard_error_is_kept(classifier: Classifier) -> None:
     train, val = features(classifier, 120, 0), features(classifier, 60, 1)
     outcome, told = fit(classifier, train, val)
-    losses = np.array([row.val_loss for row in told])
-    proba = proba_of(classifier, val)
+    losses = np.array([row.refined_loss for row in told])
+    logits = np.log(proba_of(classifier, val))
+    proba = apply_temperature(logits, fit_temperature(logits, val[1]))
     spread = -np.log(proba[np.arange(60), val[1]])
+    assert losses[outcome.best_epoch - 1] == pytest.approx(spread.mean(), rel=1e-3)
     error = spread.std() / np.sqrt(60)
     assert losses[outcome.best_epoch - 1] <= losses.min() + 1.5 * error
-    best = int(np.argmin(losses)) + 1
-    assert outcome.best_epoch <= best and told[best - 1].best
+    assert outcome.best_epoch <= int(np.argmin(losses)) + 1
+    assert [row.epoch for row in told if row.best] == [outcome.best_epoch]
 
 
 def test_views_count_as_further_images(classifier: Classifier) -> None:
