@@ -41,7 +41,7 @@ def run(data: Path, data_set: DataSet, runs: Path) -> str:
     out = runs / data_set.name
     shutil.rmtree(out, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=runs) as cache:
-        command = [sys.executable, "-m", "medgraft.cli", "train", str(data / data_set.source), "--out", str(out)]
+        command = [sys.executable, "-m", "medgraft", "train", str(data / data_set.source), "--out", str(out)]
         command += ["--set", f"data.cache_dir={cache}", "--json", *data_set.options]
         finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(finished.stdout.splitlines()[-1])

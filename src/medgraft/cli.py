@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -136,11 +138,8 @@ def train(
         "training.device": device,
     }
     settings = load_settings(config, set_ or (), _given(values))
-    progress = _progress()
-    try:
+    with _progress() as progress:
         result = run(source, out=out, config=settings, progress=progress)
-    finally:
-        progress.close()
     _print_evaluation(result.evaluation, result.folder, result.report, result.seconds)
 
 
@@ -174,11 +173,8 @@ def evaluate(
     values = _data_values(label, image, patient, split, images, patient_preset, patient_regex)
     values["training.device"] = device
     settings = load_settings(config, set_ or (), _given(values))
-    progress = _progress()
-    try:
+    with _progress() as progress:
         result = run(bundle, source, out=out, part=part, config=settings, progress=progress)
-    finally:
-        progress.close()
     _print_evaluation(result.evaluation, result.folder, result.report, result.seconds)
 
 
@@ -194,11 +190,8 @@ def predict(
     """Predict images: one row per input, in input order; unreadable ones with their error."""
     from medgraft.workflows.predict import predict as run
 
-    progress = _progress()
-    try:
+    with _progress() as progress:
         predictions = run(bundle, paths, out=out, device=device or "auto", progress=progress)
-    finally:
-        progress.close()
     if as_json:
         from medgraft.inference.output import as_json_content
 
@@ -236,11 +229,8 @@ def check(
 
     values = _data_values(label, image, patient, split, images, patient_preset, patient_regex)
     settings = load_settings(config, set_ or (), _given(values))
-    progress = _progress()
-    try:
+    with _progress() as progress:
         report = run(source, out=out, config=settings, progress=progress)
-    finally:
-        progress.close()
     if as_json:
         _print_json([result.as_dict() for result in report.checks])
     else:
@@ -259,11 +249,8 @@ def demo(
     """The main job on generated brain MRI phantoms: check, train, evaluate, predict."""
     from medgraft.workflows.demo import demo as run
 
-    progress = _progress()
-    try:
+    with _progress() as progress:
         result = run(out, progress=progress)
-    finally:
-        progress.close()
     _print_evaluation(result.evaluation, result.folder, result.report, result.seconds)
 
 
@@ -349,10 +336,15 @@ def _unforeseen(error: Exception) -> MedgraftError:
     return MedgraftError("INTERNAL", f"{type(error).__name__}: {lines[0][:200]}", fix=fix)
 
 
-def _progress() -> Progress:
+@contextmanager
+def _progress() -> Iterator[Progress]:
     from medgraft.workflows.progress import Silent, terminal_progress
 
-    return Silent() if _display.as_json else terminal_progress()
+    progress = Silent() if _display.as_json else terminal_progress()
+    try:
+        yield progress
+    finally:
+        progress.close()
 
 
 def _data_values(
@@ -406,7 +398,3 @@ def _print_evaluation(evaluation: Evaluation, folder: Path, report: Path, second
     for name in ("auroc", "accuracy", "sensitivity", "specificity"):
         print(f"  {name:<12} {evaluation.metrics[name]}")
     print(f"folder  {folder}\nreport  {report}\n{seconds:.0f} s. {RESEARCH_USE_ONLY}")
-
-
-if __name__ == "__main__":
-    main()

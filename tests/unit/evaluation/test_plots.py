@@ -33,8 +33,8 @@ def scores(y_true: list[int], proba: list[float], classes: tuple[str, ...] = ("n
     return Scores(ids, ids, classes, np.array(y_true, dtype=np.int64), np.stack([1 - p, p], axis=1))
 
 
-def rows(*val_losses: float | None, phase: str = "head") -> list[EpochRow]:
-    return [EpochRow(phase, i, 0.5, 0.8, loss, 0.8) for i, loss in enumerate(val_losses, start=1)]
+def rows(*val_losses: float | None, phase: str = "head", best: tuple[int, ...] = ()) -> list[EpochRow]:
+    return [EpochRow(phase, i, 0.5, 0.8, loss, 0.8, best=i in best) for i, loss in enumerate(val_losses, start=1)]
 
 
 def words(figure: Figure) -> str:
@@ -50,13 +50,17 @@ def test_plot_text_cleans_shortens_and_never_becomes_mathematics() -> None:
     assert len(plot_text("x" * 500, limit=20)) == 20
 
 
-def test_best_rows_take_the_lowest_validation_loss_of_each_phase() -> None:
-    history = [*rows(0.5, 0.3, 0.3, float("nan")), *rows(0.4, None, 0.2, phase="finetune"), *rows(None, phase="last")]
-    assert best_rows(history) == {"head": 1, "finetune": 6}
+def test_best_rows_are_those_whose_weights_each_phase_kept() -> None:
+    history = [
+        *rows(0.5, 0.3, 0.2, best=(1, 2)),
+        *rows(0.4, 0.3, 0.2, phase="finetune", best=(1, 3)),
+        *rows(0.1, phase="last"),
+    ]
+    assert best_rows(history) == {"head": 1, "finetune": 5}
 
 
 def test_training_figure_bands_phases_and_marks_the_best_epoch() -> None:
-    figure = training_figure([*rows(0.5, 0.3, 0.4), *rows(0.2, phase="finetune")], "loss")
+    figure = training_figure([*rows(0.5, 0.3, 0.4, best=(2,)), *rows(0.2, phase="finetune", best=(1,))], "loss")
     rings = [line for line in figure.axes[0].lines if line.get_markersize() == 8]
     assert [(line.get_xdata(), line.get_ydata()) for line in rings] == [([2], [0.3]), ([4], [0.2])]
     assert "head" in words(figure) and "finetune" in words(figure)
