@@ -278,7 +278,7 @@ def test_ctrl_c_leaves_an_openable_bundle(table: Path, tmp_path: Path) -> None:
         "model.backbone=test_resnet", "model.weights=none", "model.size=64", "training.threads=1",
         'training.phases=[{name="only", trains="all", epochs=5000, patience="none"}]',
     ]  # fmt: skip
-    command = [sys.executable, "-m", "medgraft.cli", "train", str(table), "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "medgraft", "train", str(table), "--out", str(tmp_path / "run")]
     for setting in settings:
         command += ["--set", setting]
     with subprocess.Popen(
