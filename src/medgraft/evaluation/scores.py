@@ -52,14 +52,14 @@ def write_scores_csv(path: Path, rows: Iterable[ScoreRow], *, classes: Sequence[
         classes: C class names, in the order of the probabilities.
     """
     with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(_line([*_HEADER, *(f"proba_{name}" for name in classes)]))
-        file.writelines(_line(_cells(row, len(classes))) for row in rows)
+        file.write(table_line([*_HEADER, *(f"proba_{name}" for name in classes)]))
+        file.writelines(table_line(_cells(row, len(classes))) for row in rows)
 
 
 def _cells(row: ScoreRow, n_classes: int) -> list[str]:
     if row.proba is not None and len(row.proba) != n_classes:
         raise ValueError(f"{row.sample_id}: {len(row.proba)} probabilities for {n_classes} classes")
-    texts = [_text(value) for value in (row.sample_id, row.path, row.patient_id, row.label, row.predicted)]
+    texts = [harmless(value) for value in (row.sample_id, row.path, row.patient_id, row.label, row.predicted)]
     known = row.predicted is not None and row.label is not None
     correct = ("true" if row.predicted == row.label else "false") if known else ""
     status = "ok" if row.error is None else f"unscored: {row.error}"
@@ -67,13 +67,15 @@ def _cells(row: ScoreRow, n_classes: int) -> list[str]:
     return [*texts, correct, status, *proba]
 
 
-def _line(cells: Sequence[str]) -> str:
+def table_line(cells: Sequence[str]) -> str:
+    """One line of a CSV table, quoted where needed."""
     # Not csv.writer: with "\n" line ends it leaves a carriage return unquoted, and readers break the row there.
     quoted = ('"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\r\n') else cell for cell in cells)
     return ",".join(quoted) + "\n"
 
 
-def _text(value: str | None) -> str:
-    if value is None:
+def harmless(text: str | None) -> str:
+    """Text for a cell, empty for None; a leading apostrophe keeps a spreadsheet from running it as a formula."""
+    if text is None:
         return ""
-    return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

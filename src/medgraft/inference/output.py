@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import errno
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -12,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medgraft.errors import ResourceError, UsageError
+from medgraft.evaluation.scores import harmless, table_line
 from medgraft.types import RESEARCH_USE_ONLY, Prediction
-
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def check_output(path: Path) -> None:
@@ -74,18 +71,12 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], *, bundle_i
 
 def _csv_text(predictions: Sequence[Prediction]) -> str:
     classes = predictions[0].classes if predictions else ()
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["sample_id", "path", "predicted", "status", *(f"proba_{name}" for name in classes), "error"])
+    lines = [["sample_id", "path", "predicted", "status", *(f"proba_{name}" for name in classes), "error"]]
     for one in predictions:
         proba = ["" for _ in classes] if one.proba is None else [f"{value:.9g}" for value in one.proba]
-        texts = [_harmless(text) for text in (one.sample_id, one.path, one.label or "", one.status)]
-        writer.writerow([*texts, *proba, _harmless(one.error or "")])
-    return buffer.getvalue()
-
-
-def _harmless(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+        texts = [harmless(text) for text in (one.sample_id, one.path, one.label, one.status)]
+        lines.append([*texts, *proba, harmless(one.error)])
+    return "".join(map(table_line, lines))
 
 
 def as_json_content(predictions: Sequence[Prediction], *, bundle_id: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medgraft.errors import ModelError, Problem
+from medgraft.models.safefile import sha256_of
 
 FORMAT = "medgraft bundle"
 FORMAT_VERSION = 1
@@ -32,7 +33,9 @@ def canonical_json(values: dict[str, Any]) -> bytes:
 
 def write_seal(folder: Path) -> str:
     """Hash the bundle's files and write manifest.json; returns the bundle's id."""
-    files = {name: {"sha256": _sha256(folder / name), "size": (folder / name).stat().st_size} for name in BUNDLE_FILES}
+    files = {
+        name: {"sha256": sha256_of(folder / name), "size": (folder / name).stat().st_size} for name in BUNDLE_FILES
+    }
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": files}
     data = canonical_json({**content, "digest": hashlib.sha256(canonical_json(content)).hexdigest()})
     write_flushed(folder / MANIFEST, data)
@@ -174,12 +177,7 @@ def _content_problem(path: Path, facts: dict[str, Any]) -> Problem | None:
     if size < facts["size"]:
         what = f"{path.name} is cut short: {size} of {facts['size']} bytes"
         return Problem("MODEL_TRUNCATED", what, str(path), _RESTORE)
-    if size > facts["size"] or _sha256(path) != facts["sha256"]:
+    if size > facts["size"] or sha256_of(path) != facts["sha256"]:
         what = f"{path.name} is not the file that was sealed: its sha256 differs"
         return Problem("MODEL_HASH_MISMATCH", what, str(path), _RESTORE)
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
