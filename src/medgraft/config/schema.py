@@ -286,6 +286,10 @@ class EvaluationConfig(Section):
     parts: tuple[Literal["train", "val"], ...] = Field(
         ("val",), description="parts scored beside test, for parts.csv; they are no estimate of anything"
     )
+    by: tuple[str, ...] = Field((), description="columns of the table whose values become subgroups, such as sex, site")
+    coverage: Annotated[float, Field(gt=0.5, lt=1)] = Field(
+        0.9, description="share of new patients whose prediction sets hold the truth; chosen on validation"
+    )
 
     @field_validator("operating_point")
     @classmethod
@@ -301,6 +305,23 @@ class EvaluationConfig(Section):
         except ValueError:
             pass
         raise ValueError("use youden, argmax, sensitivity:0.95, specificity:0.95 or cost:5")
+
+
+class ChecksConfig(Section):
+    """How hard the data are looked at."""
+
+    deep: bool = Field(True, description="trivial baselines, shortcuts, suspected labels and shift, beside the copies")
+    strict: bool = Field(False, description="refuse data with copies or patients on both sides of a given split")
+    half_width: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.05, description="half-width of an interval that is wanted; says how many cases it needs"
+    )
+    images: Annotated[int, Field(ge=100)] = Field(
+        20000, description="most images that baselines, suspected labels and shift are fitted on; a share by patient"
+    )
+    rescored: Annotated[int, Field(ge=20)] = Field(
+        200, description="most test images that are scored again with corners, borders or text blanked"
+    )
+    permutations: Annotated[int, Field(ge=99)] = Field(199, description="of the test for a shift between parts")
 
 
 class SearchedKey(Section):
@@ -347,4 +368,5 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     augment: AugmentConfig = AugmentConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    checks: ChecksConfig = ChecksConfig()
     tune: TuneConfig = TuneConfig()
