@@ -53,7 +53,7 @@ def check_copies(manifest: Manifest, records: Sequence[ImageRecord]) -> list[Che
         found.append(
             CheckResult(
                 "LABEL_CONFLICT",
-                "warning",
+                "error",
                 f"{len(conflicts):,} pictures stand under two labels",
                 {"pictures": len(conflicts), "examples": examples},
                 "at least one label of each is wrong: look at them and correct or remove them",

@@ -51,6 +51,9 @@ class DataConfig(Section):
         description="share of the images that is used at all, spread by class, in whole patients; a given test part "
         "stays whole",
     )
+    given_parts: Literal["keep", "ignore"] = Field(
+        "keep", description="parts that a table or folders give; ignore: make them anew, of whole patients and copies"
+    )
     small_validation: Literal["pool", "keep"] = Field(
         "pool", description="a given validation part too small to decide on: pool with train and re-split, or keep"
     )

@@ -1,6 +1,6 @@
 """Groups that must not be cut, and their spread over parts with every class in its share.
 
-patients + exact copies → groups (connected components) → parts: large groups greedily, single images exactly
+patients + copies → groups (connected components) → parts: large groups greedily, single images exactly
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ _MAX_ATTEMPTS = 32
 _ATTEMPTED_GROUPS = 20_000
 
 
-def join_groups(n: int, keys: Sequence[Sequence[str | None] | None]) -> IntArray:
-    """Group of each of N rows: rows that share a key of any kind are in one group.
+def join_groups(
+    n: int, keys: Sequence[Sequence[str | None] | None], *, pairs: Sequence[tuple[int, int]] = ()
+) -> IntArray:
+    """Group of each of N rows: rows that share a key of any kind, or stand in a pair, are in one group.
 
     Args:
         n: number of rows.
         keys: kinds of keys (patient, exact copy), N values each; None or ``""`` joins nothing.
+        pairs: row numbers of near copies.
 
     Returns:
         (N,) int64 group numbers, 0.. in the order of the first row.
     """
-    rows: list[IntArray] = []
-    nodes: list[IntArray] = []
+    ends = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    rows: list[IntArray] = [ends[:, 0]]
+    nodes: list[IntArray] = [ends[:, 1]]
     n_nodes = n
     for values in keys:
         if values is None:
@@ -40,8 +44,6 @@ def join_groups(n: int, keys: Sequence[Sequence[str | None] | None]) -> IntArray
         rows.append(known.astype(np.int64))
         nodes.append(codes[known].astype(np.int64) + n_nodes)
         n_nodes += len(found)
-    if not rows:
-        return np.arange(n, dtype=np.int64)
     start, end = np.concatenate(rows), np.concatenate(nodes)
     graph = coo_array((np.ones(len(start), dtype=np.int8), (start, end)), shape=(n_nodes, n_nodes))
     _, component = connected_components(graph.tocsr(), directed=False)

@@ -48,7 +48,7 @@ def read_source(
     label_needed = labels == "required"
     if stat.S_ISDIR(mode):
         folder = read_folder(source, config, classes=declared, label_needed=label_needed)
-        return replace(folder, notes=(*_unused_options(config), *folder.notes))
+        return _without_parts(replace(folder, notes=(*_unused_options(config), *folder.notes)), config)
     if not stat.S_ISREG(mode):
         fix = "give a folder or a table"
         raise DataError("SOURCE_UNREADABLE", "is a pipe, socket or device", where=escape(str(source)), fix=fix)
@@ -58,7 +58,17 @@ def read_source(
     manifest = read_table(source, config, classes=declared, label_needed=label_needed)
     if declared is None and label_needed:
         require_two_classes(manifest.table["label"], where=escape(str(source)))
-    return manifest
+    return _without_parts(manifest, config)
+
+
+def _without_parts(manifest: Manifest, config: DataConfig) -> Manifest:
+    """Given parts are forgotten where that was asked for, and it is said."""
+    if config.given_parts == "keep" or not manifest.table["split"].notna().any():
+        return manifest
+    note = CheckResult(
+        "SPLIT_IGNORED", "note", "the given parts are ignored", {}, "leave data.given_parts out to keep them"
+    )
+    return replace(manifest.with_splits([None] * len(manifest)), notes=(*manifest.notes, note))
 
 
 def find_images(paths: Sequence[Path], *, allow_outside: bool = False) -> list[Path]:

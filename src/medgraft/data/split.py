@@ -27,6 +27,10 @@ MIN_VALIDATION_IMAGES = 50
 MIN_VALIDATION_PER_CLASS = 10
 """Fewer cannot carry a decision: at 10 cases one error moves the sensitivity by 10 points."""
 MIN_VALIDATION_PATIENTS = 2
+ACROSS_PARTS_ADVICE = (
+    "scores on them are memory and are told apart from the clean ones; correct the parts, or let medgraft make them "
+    "with --set data.given_parts=ignore"
+)
 _SHARE_TOLERANCE = 0.05
 _GIVEN = -1
 
@@ -47,6 +51,7 @@ def assign_splits(
     *,
     seed: int,
     copy_keys: Sequence[str] | None,
+    near_copies: Sequence[tuple[int, int]] = (),
     test_elsewhere: bool = False,
 ) -> tuple[Manifest, tuple[CheckResult, ...]]:
     """Give every sample its part.
@@ -56,6 +61,7 @@ def assign_splits(
         config: ``val_fraction``, ``test_fraction``, ``small_validation``.
         seed: decides the random choices; the same manifest and seed give the same parts.
         copy_keys: N values, equal for exact copies; ``""`` for none. None when copies are not known.
+        near_copies: pairs of rows that show one picture.
         test_elsewhere: the test part is given and not among these samples, so none is made.
 
     Returns:
@@ -70,7 +76,7 @@ def assign_splits(
     where = str(manifest.root)
     require_two_classes(manifest.table["label"], where=where)
     patients = manifest.table["patient_id"].tolist()
-    group = join_groups(len(manifest), [patients, copy_keys])
+    group = join_groups(len(manifest), [patients, copy_keys], pairs=near_copies)
     rows = _Rows(_given_parts(manifest, where), manifest.class_indices(), group, len(manifest.classes))
     results: list[CheckResult] = []
     part, made = _make_parts(rows, config, manifest, seed=seed, results=results, test_elsewhere=test_elsewhere)
@@ -194,7 +200,7 @@ def _describe(
         return [CheckResult("SPLIT_GIVEN", "note", f"parts as given: {_shown(totals)} images", evidence)]
     n_groups = len(np.unique(rows.group))
     evidence["n_groups"] = n_groups
-    unit = "groups (patients joined with exact copies)" if manifest.patients_known else "groups (exact copies joined)"
+    unit = "groups (patients joined with copies)" if manifest.patients_known else "groups (copies joined)"
     title = f"{' and '.join(SPLITS[i] for i in made)} made out of {n_groups:,} {unit}: {_shown(totals)} images"
     results = [CheckResult("SPLIT_MADE", "note", title, evidence)]
     n_pool = int(np.isin(part, [0, *made]).sum())
@@ -262,8 +268,7 @@ def _across_parts(
     title = f"{len(crossing):,} {noun} stand in more than one part; also in train: {_shown(leaked)} images"
     evidence = {"count": len(crossing), "images": len(rows), "also_in_train": leaked}
     examples = [names[:10] for _, names in zip(range(10), by_key.values(), strict=False)]
-    advice = "results on these parts are too good; let medgraft make the parts, or correct them"
-    return [CheckResult(code, "warning", title, {**evidence, "examples": examples}, advice)]
+    return [CheckResult(code, "error", title, {**evidence, "examples": examples}, ACROSS_PARTS_ADVICE)]
 
 
 def _shown(counts: Mapping[str, int]) -> str:

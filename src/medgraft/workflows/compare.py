@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from medgraft.config import Config
-from medgraft.data.grouping import join_groups
 from medgraft.data.pixels import Pixels
 from medgraft.data.store import cache_folder
 from medgraft.errors import Stopped, UsageError
@@ -28,17 +27,16 @@ from medgraft.evaluation.calibration import apply_temperature, fit_temperature
 from medgraft.evaluation.paired import compare_scores
 from medgraft.inference.scorer import Scorer
 from medgraft.models.classifier import Classifier, build_classifier
-from medgraft.models.cut import cut_at_boundary
 from medgraft.models.engine import FrozenEngine
-from medgraft.models.freeze import set_trainable
 from medgraft.report.compare_page import OF_VALIDATION
-from medgraft.training.activations import ViewRequest, compute_activations, trim_cache, weights_digest
+from medgraft.training.activations import trim_cache
 from medgraft.training.crossval import cross_validate, make_folds
 from medgraft.training.phases import ACTIVATION_CACHE_BYTES, LabelledPixels, train_phases
 from medgraft.training.plan import Plan, make_plan
 from medgraft.types import Scores, Split
 from medgraft.workflows.compare_entrants import Entrant, probed, resolve_entrants
 from medgraft.workflows.compare_files import Finetuned, Probed, Race, describe_ranking, write_comparison
+from medgraft.workflows.features import FrozenBackbone
 from medgraft.workflows.machine import choose_device, machine_facts, use_threads
 from medgraft.workflows.planning import read_labelled
 from medgraft.workflows.prepare import Prepared, peek_prepared, prepare_all
@@ -191,8 +189,8 @@ def _line_up(source: Path, backbones: str | Sequence[str], config: Config, finet
             progress.say(f"{check.severity}: {check.title} [{check.code}]")
     rows = np.flatnonzero(np.isin(first.manifest.table["split"].to_numpy(), ("train", "val")) & first.readable)
     samples = first.manifest.take(rows)
-    copies = [first.records[row].pixel_hash for row in rows.tolist()]
-    group = join_groups(len(samples), [samples.table["patient_id"].tolist(), copies])
+    images = first.images()
+    group = images.group[images.rows_of("train", "val")]
     fold = make_folds(group, samples.class_indices(), classes=manifest.classes, seed=config.training.seed)
     facts = first.facts(peek_prepared(first), source, config)
     return Race(source, config, device, threads, entrants, prepared, facts, rows, fold)
@@ -233,20 +231,15 @@ def _features(
     training = race.config.training.model_copy(update={"phases": "auto"})  # those asked for are no matter here
     config = race.config.model_copy(update={"model": probed(entrant.model), "training": training})
     classifier = build_classifier(config.model, race.classes, seed=training.seed)
-    set_trainable(classifier, "head", freeze_norm=True)
     plan = _plan(race, config, classifier)
-    classifier.to(plan.device)
-    cut = cut_at_boundary(classifier)
-    assert cut.prefix is not None  # a backbone that is frozen as a whole is a prefix
-    engine = FrozenEngine(cut.prefix, entrant.preprocess.size, device=plan.device, precision=plan.precision)
-    if engine.reason:
-        progress.say(f"note: {entrant.label}: {engine.reason}; torch computes the frozen part")
-    identity = weights_digest(cut.prefix, classifier, cut.boundary)
+    backbone = FrozenBackbone.of(classifier, device=plan.device, precision=plan.precision)
+    if backbone.engine.reason:
+        progress.say(f"note: {entrant.label}: {backbone.engine.reason}; torch computes the frozen part")
     features = np.zeros((len(race.rows), entrant.features), dtype=np.float16)
     splits = race.manifest.table["split"].to_numpy()
     computed = 0
 
-    def tell(split: Split, view: str, done: int, total: int) -> None:
+    def tell(split: Split, done: int, total: int) -> None:
         nonlocal computed
         computed += 1
         progress.advance(f"features of {entrant.label}, {split}", done, total)
@@ -254,16 +247,10 @@ def _features(
     parts: tuple[Split, ...] = ("train", "val")
     for split in parts:
         _, pixels = prepared.part(split)
-        views = compute_activations(
-            engine,
-            pixels,
-            ViewRequest(plan.augmentation, (0,), plan.seed),
-            folder=_activations(race.config),
-            identity=identity,
-            progress=partial(tell, split),
-        ).views
-        features[splits == split] = views[0].reshape(len(pixels), -1)
-    return features, _rate(engine, prepared.pixels.subset(race.rows[:_RATE_IMAGES])), not computed
+        features[splits == split] = backbone.features(
+            pixels, folder=_activations(race.config), progress=partial(tell, split)
+        )
+    return features, _rate(backbone.engine, prepared.pixels.subset(race.rows[:_RATE_IMAGES])), not computed
 
 
 def _rate(engine: FrozenEngine, pixels: Pixels) -> float:

@@ -1,6 +1,6 @@
 """From SOURCE to images that can be trained on: read, decode all, refuse the bad, split, check.
 
-SOURCE → Manifest → full decode (pixel cache) → policy on bad images → split → checks
+SOURCE → Manifest → full decode (pixel cache) → policy on bad images → near copies → split → checks
 """
 
 from __future__ import annotations
@@ -13,17 +13,23 @@ from typing import Literal
 import numpy as np
 
 from medgraft.checks.copies import check_copies
+from medgraft.checks.copy_search import CopySearch, search_copies
+from medgraft.checks.images import CheckedImages
 from medgraft.checks.integrity import check_images
+from medgraft.checks.near_copies import check_near_copies
 from medgraft.checks.sizes import check_sizes
 from medgraft.config import Config
 from medgraft.data.image import decode
 from medgraft.data.manifest import Manifest
 from medgraft.data.pixels import ImageRecord, Pixels, bad_images, ingest_all
 from medgraft.data.split import assign_splits
+from medgraft.data.store import cache_folder
 from medgraft.errors import DataError, Problem
 from medgraft.training.plan import DataFacts
-from medgraft.types import CheckResult, PixelArray, Preprocess, Split
+from medgraft.types import CheckResult, IntArray, PixelArray, Preprocess, Split
 from medgraft.workflows.progress import Progress
+
+Purpose = Literal["train", "select", "folds", "evaluate", "check"]
 
 _PEEK = 48
 # Stained tissue: channels differ by more than this many grey levels on average, and next to nothing is dark.
@@ -56,6 +62,7 @@ class Prepared:
         records: one per sample.
         pixels: one row per sample; rows of bad images must not be read.
         readable: (N,) bool.
+        copies: near copies among the readable samples, by their positions among these.
         checks: everything found so far.
     """
 
@@ -63,6 +70,7 @@ class Prepared:
     records: tuple[ImageRecord, ...]
     pixels: Pixels
     readable: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    copies: CopySearch
     checks: tuple[CheckResult, ...]
 
     def part(self, split: Split) -> tuple[Manifest, Pixels]:
@@ -73,6 +81,13 @@ class Prepared:
     def usable(self) -> Manifest:
         """Samples whose image could be read."""
         return self.manifest.take(np.flatnonzero(self.readable))
+
+    def images(self) -> CheckedImages:
+        """Readable samples as checks read them."""
+        rows = np.flatnonzero(self.readable)
+        records = [self.records[row] for row in rows]
+        pixels = self.pixels.subset(rows)
+        return CheckedImages.of(self.manifest.take(rows), records, pixels, near_copies=self.copies.ends())
 
     def errors(self) -> dict[str, str]:
         """Why a sample has no pixels, by sample id: ``[CODE] what``, without the path, which may name people."""
@@ -143,7 +158,7 @@ def prepare(
     config: Config,
     preprocess: Preprocess,
     *,
-    purpose: Literal["train", "select", "evaluate", "check"],
+    purpose: Purpose,
     progress: Progress,
 ) -> Prepared:
     """Decode everything, apply the policy on bad images, split and check.
@@ -153,7 +168,8 @@ def prepare(
         config: reading and splitting rules.
         preprocess: network size and resizing.
         purpose: ``train`` refuses bad images beyond ``data.skip_bad`` and splits; ``select`` does the same
-            without opening any image of a given test part, which is left out of the manifest;
+            without opening any image of a given test part, which is left out of the manifest; ``folds`` leaves it
+            out too and makes no parts, all others being in train: the rest is divided again and again;
             ``evaluate`` keeps every declared row (bad ones stay unscored); ``check`` reports and splits.
         progress: told how far decoding is.
 
@@ -168,7 +184,7 @@ def prepare_all(
     config: Config,
     preprocesses: Sequence[Preprocess],
     *,
-    purpose: Literal["train", "select", "evaluate", "check"],
+    purpose: Purpose,
     progress: Progress,
 ) -> list[Prepared]:
     """`prepare` for several networks: every file is opened once, whatever sizes they want.
@@ -184,7 +200,7 @@ def prepare_all(
         One per preprocess; they differ in ``pixels`` only.
     """
     test_elsewhere = False
-    if purpose == "select":
+    if purpose in ("select", "folds"):
         given_test = manifest.table["split"].to_numpy() == "test"
         test_elsewhere = bool(given_test.any())
         manifest = manifest.take(np.flatnonzero(~given_test))
@@ -197,12 +213,21 @@ def prepare_all(
     records = results[0].records
     readable = np.array([record.error is None for record in records], dtype=bool)
     checks = [*manifest.notes, *check_images(manifest, records)]
-    if purpose in ("train", "select"):
+    if purpose in ("train", "select", "folds"):
         _refuse_bad(manifest, records, config.data.skip_bad)
-    if purpose != "evaluate" and readable.any():
-        keys = [record.pixel_hash for record in records]
+    rows = np.flatnonzero(readable)
+    known = [records[row] for row in rows]
+    copies = search_copies(
+        results[0].pixels.subset(rows),
+        known,
+        folder=cache_folder(config.data.cache_dir) / "copies",
+        progress=progress.advance,
+    )
+    if purpose == "folds":
+        manifest = manifest.with_splits(["train"] * len(manifest))
+    elif purpose != "evaluate" and readable.any():
         try:
-            manifest, decisions = _split_readable(manifest, readable, keys, config, test_elsewhere=test_elsewhere)
+            manifest, decisions = _split_readable(manifest, rows, known, copies, config, test_elsewhere=test_elsewhere)
         except DataError as error:
             if purpose != "check":
                 raise
@@ -210,22 +235,31 @@ def prepare_all(
             decisions = (CheckResult(problem.code, "error", problem.what, advice=problem.fix),)
         checks += decisions
     checks += check_copies(manifest, records)
+    exact = [record.pixel_hash for record in known]
+    checks += check_near_copies(manifest.take(rows), copies.pairs, exact=exact, flat=copies.prints.flat)
     if purpose != "select":  # choosing reads no test image, so the size of that part is no matter
-        tested = readable if purpose == "evaluate" else readable & (manifest.table["split"].to_numpy() == "test")
+        whole = purpose in ("evaluate", "folds")
+        tested = readable if whole else readable & (manifest.table["split"].to_numpy() == "test")
         checks += check_sizes(manifest.take(np.flatnonzero(tested)))
-    return [Prepared(manifest, records, result.pixels, readable, tuple(checks)) for result in results]
+    return [Prepared(manifest, records, result.pixels, readable, copies, tuple(checks)) for result in results]
 
 
 def _split_readable(
-    manifest: Manifest, readable: np.ndarray, keys: Sequence[str], config: Config, *, test_elsewhere: bool
+    manifest: Manifest,
+    rows: IntArray,
+    records: Sequence[ImageRecord],
+    copies: CopySearch,
+    config: Config,
+    *,
+    test_elsewhere: bool,
 ) -> tuple[Manifest, tuple[CheckResult, ...]]:
     """Split the readable rows; a bad row keeps its given part, or goes to train, where it is left out."""
-    rows = np.flatnonzero(readable)
     part, decisions = assign_splits(
         manifest.take(rows),
         config.data,
         seed=config.training.seed,
-        copy_keys=[keys[int(row)] for row in rows],
+        copy_keys=[record.pixel_hash for record in records],
+        near_copies=copies.ends(),
         test_elsewhere=test_elsewhere,
     )
     splits: list[Split | None] = [split or "train" for split in manifest.table["split"]]
