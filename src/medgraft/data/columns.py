@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 from medgraft.config.schema import DataConfig
@@ -90,7 +90,13 @@ def candidate_columns(header: Sequence[str], config: DataConfig) -> list[int]:
 
 
 def assign_roles(
-    header: Sequence[str], columns: dict[int, list[str]], config: DataConfig, *, where: str, label_needed: bool
+    header: Sequence[str],
+    columns: dict[int, list[str]],
+    config: DataConfig,
+    *,
+    where: str,
+    label_needed: bool,
+    kept: Mapping[str, int] | None = None,
 ) -> tuple[dict[Role, int], list[CheckResult]]:
     """Decide the column of each role.
 
@@ -100,6 +106,7 @@ def assign_roles(
         config: names columns explicitly.
         where: table, for messages.
         label_needed: whether a table without labels is an error.
+        kept: columns that make subgroups besides, by name; only told in the note.
 
     Returns:
         Position by role, and a note that says what was read as what.
@@ -122,9 +129,13 @@ def assign_roles(
     missing = [role for role in needed if role not in roles]
     if missing:
         raise _missing(missing, roles, header, where)
-    read = {role: escape(header[position]) for role, position in roles.items()}
+    read: dict[str, str] = {role: escape(header[position]) for role, position in roles.items()}
+    kept = kept or {}
+    if kept:
+        read["subgroups"] = ", ".join(escape(header[position]) for position in kept.values())
     title = "columns read: " + ", ".join(f"{role} = {name}" for role, name in read.items())
-    others = [escape(name) for position, name in enumerate(header) if position not in roles.values()]
+    used = {*roles.values(), *kept.values()}
+    others = [escape(name) for position, name in enumerate(header) if position not in used]
     notes = [CheckResult("COLUMNS_READ", "note", title, {"read": read, "not_read": others[:100]})]
     return roles, [*notes, *_masks_as_images(read["image"])]
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from medgraft.config.schema import DataConfig
 from medgraft.data.columns import split_in, split_of
-from medgraft.data.labels import clean_labels, order_classes, require_two_classes
+from medgraft.data.labels import clean_labels, order_classes, require_two_classes, similar_labels
 from medgraft.data.listing import Folder, Listing, ending, image_names, is_image, join, list_folder
 from medgraft.data.manifest import Manifest
 from medgraft.data.names import escape, listed
 from medgraft.data.patients import PRESETS, assign_patients
+from medgraft.data.subgroups import require_built_in
 from medgraft.data.tables import TABLE_ENDINGS
 from medgraft.errors import DataError
 from medgraft.types import SPLITS, CheckResult, Split
@@ -39,7 +40,9 @@ class _Found:
     unlabelled_parts: dict[str, int] = field(default_factory=dict)
 
 
-def read_folder(root: Path, config: DataConfig, *, classes: tuple[str, ...] | None, label_needed: bool) -> Manifest:
+def read_folder(
+    root: Path, config: DataConfig, *, classes: tuple[str, ...] | None, label_needed: bool, keep: Sequence[str] = ()
+) -> Manifest:
     """Read a folder of class folders.
 
     Args:
@@ -47,13 +50,15 @@ def read_folder(root: Path, config: DataConfig, *, classes: tuple[str, ...] | No
         config: patient rule and ``allow_outside``.
         classes: declared class names, or None to take the folder names.
         label_needed: refuse folders without class folders.
+        keep: columns that are to make subgroups; a folder has the built-in ones only.
 
     Raises:
         DataError: ``NO_IMAGES``, ``NO_CLASSES``, ``ONE_CLASS``, ``FOLDER_LAYOUT``, ``FOLDERS_ARE_PATIENTS``, or any
-            code of `listing`, `labels` and `patients`.
+            code of `listing`, `labels`, `patients` and `subgroups`.
     """
-    listing = list_folder(root, allow_outside=config.allow_outside)
     where = escape(str(root))
+    require_built_in(keep, where=where)
+    listing = list_folder(root, allow_outside=config.allow_outside)
     start, parts = _layout(listing, where)
     found = _Found()
     for split, name in parts or [(None, start)]:
@@ -83,7 +88,7 @@ def read_folder(root: Path, config: DataConfig, *, classes: tuple[str, ...] | No
         root=listing.root,
         classes=order_classes(labels, classes=classes, where=where),
         patient_source=patients.source,
-        notes=(*listing.notes(), *_notes(found), *patients.notes),
+        notes=(*listing.notes(), *_notes(found), *similar_labels(labels, classes=classes), *patients.notes),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Manifest:
         classes: class names in index order.
         patient_source: ``none``, ``column NAME``, ``preset NAME``, ``pattern`` or ``DICOM PatientID``.
         notes: what reading the source found worth saying.
+        attributes: further columns that were asked for, one row per sample, text or None; they make subgroups and
+            are not written to manifest.csv.
     """
 
     root: Path
@@ -38,6 +40,7 @@ class Manifest:
     classes: tuple[str, ...]
     patient_source: str
     notes: tuple[CheckResult, ...] = ()
+    attributes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def __post_init__(self) -> None:
         if not self.root.is_absolute():
@@ -46,6 +49,10 @@ class Manifest:
             raise ValueError(f"columns must be {COLUMNS}, got {tuple(self.table.columns)}")
         if not self.table["sample_id"].is_unique:
             raise ValueError("sample_id must be unique")
+        if self.attributes.columns.empty:
+            object.__setattr__(self, "attributes", pd.DataFrame(index=self.table.index))
+        elif len(self.attributes) != len(self.table):
+            raise ValueError(f"{len(self.attributes)} rows of attributes for {len(self.table)} samples")
 
     @classmethod
     def from_columns(
@@ -56,13 +63,12 @@ class Manifest:
         classes: tuple[str, ...],
         patient_source: str,
         notes: tuple[CheckResult, ...] = (),
+        attributes: Mapping[str, Sequence[str | None]] | None = None,
     ) -> Manifest:
         """A manifest out of lists of equal length; columns that are not named hold None."""
         n = len(columns["sample_id"])
-        # object, not pandas' text type: None stays None and repeated names share one object.
-        cells = {name: np.array(columns.get(name) or [None] * n, dtype=object) for name in COLUMNS}
-        table = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
-        return cls(root, table, classes, patient_source, notes)
+        table = _frame({name: columns.get(name) or [None] * n for name in COLUMNS})
+        return cls(root, table, classes, patient_source, notes, _frame(attributes or {}))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -90,7 +96,8 @@ class Manifest:
     def take(self, indices: IntArray | Sequence[int]) -> Manifest:
         """The samples at these row numbers, in this order."""
         rows = np.asarray(indices, dtype=np.int64)
-        return replace(self, table=self.table.iloc[rows].reset_index(drop=True))
+        table, attributes = (one.iloc[rows].reset_index(drop=True) for one in (self.table, self.attributes))
+        return replace(self, table=table, attributes=attributes)
 
     def class_indices(self) -> IntArray:
         """Class index of every sample.
@@ -182,6 +189,12 @@ class Manifest:
 
     def _rows(self) -> Iterator[tuple[Any, ...]]:
         return zip(*(self.table[name].to_numpy() for name in COLUMNS), strict=True)
+
+
+def _frame(columns: Mapping[str, Sequence[str | None]]) -> pd.DataFrame:
+    # object, not pandas' text type: None stays None and repeated names share one object
+    cells = {name: np.array(values, dtype=object) for name, values in columns.items()}
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
 
 
 def _checked_rows(reader: Iterable[list[str]], path: Path) -> Iterator[list[str | None]]:

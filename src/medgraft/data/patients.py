@@ -7,7 +7,6 @@ not asked for is used only when it fits every file.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +70,7 @@ def assign_patients(
     """
     preset = _checked_preset(config.patient_preset)
     if config.patient is not None and column is not None:
-        return _from_column(paths, column)
+        return _from_column(column)
     if config.patient_regex is not None:
         ids = _match_all(re.compile(config.patient_regex), paths, "data.patient_regex", where)
         return _finish(ids, "pattern")
@@ -80,7 +79,7 @@ def assign_patients(
     if preset == "none":
         return _finish([None] * len(paths), "none")
     if column is not None and not all(map(is_missing, column[1])):
-        return _from_column(paths, column)
+        return _from_column(column)
     if paths and all(is_dicom(root / path) for path in paths):
         return _finish(_from_dicom(paths, root), "DICOM PatientID")
     return _guess(paths)
@@ -97,10 +96,10 @@ def _checked_preset(name: str) -> str:
     )
 
 
-def _from_column(paths: Sequence[str], column: tuple[str, Sequence[str]]) -> Patients:
+def _from_column(column: tuple[str, Sequence[str]]) -> Patients:
     name, cells = column
     ids = [None if is_missing(text) else escape(text.strip()) for text in cells]
-    return _finish(ids, f"column {escape(name)}", _folder_mismatch(paths, ids))
+    return _finish(ids, f"column {escape(name)}")
 
 
 def _from_dicom(paths: Sequence[str], root: Path) -> list[str | None]:
@@ -189,30 +188,3 @@ def _finish(ids: list[str | None], source: str, notes: Sequence[CheckResult] = (
     title = f"{n_patients:,} patients on {len(ids):,} images, from {source}"
     evidence = {"n_patients": n_patients, "n_images": len(ids), "source": source}
     return Patients(ids, source, (CheckResult("PATIENTS", "note", title, evidence), *notes))
-
-
-def _folder_mismatch(paths: Sequence[str], ids: Sequence[str | None]) -> list[CheckResult]:
-    """Whether images lie in folders named after another patient than the column says."""
-    folders = [path.rpartition("/")[0].rpartition("/")[2] for path in paths]
-    patients = {patient for patient in ids if patient is not None}
-    named = set(folders)
-    # Only where folders are patients: most of their names are values of the column.
-    if len(named & patients) * 2 < len(named):
-        return []
-    wrong = [
-        (path, patient)
-        for path, folder, patient in zip(paths, folders, ids, strict=True)
-        if patient is not None and folder in patients and folder != patient
-    ]
-    if not wrong:
-        return []
-    examples = [{"path": escape(path), "patient": patient} for path, patient in wrong[:20]]
-    return [
-        CheckResult(
-            "PATIENT_FOLDER_MISMATCH",
-            "warning",
-            f"{len(wrong):,} of {len(paths):,} images lie in a folder named after another patient than their row says",
-            {"count": len(wrong), "examples": examples, "patients": len(Counter(p for _, p in wrong))},
-            "find out which is right; data.patient_regex takes the patient from the path",
-        )
-    ]

@@ -29,6 +29,7 @@ def read_source(
     *,
     classes: tuple[str, ...] | None = None,
     labels: Literal["required", "optional"] = "required",
+    keep: Sequence[str] = (),
 ) -> Manifest:
     """Read a source; no image is opened.
 
@@ -38,6 +39,7 @@ def read_source(
         classes: class names of a bundle, in its order: labels must be among them, classes may be missing.
             None takes ``config.classes``, else the labels found in natural order.
         labels: ``optional`` lets images without a label through.
+        keep: names of columns (``evaluation.by``) that become `Manifest.attributes`, see `subgroups`.
 
     Raises:
         DataError: naming every row or file that is in the way; ``ONE_CLASS`` when labels are required, no
@@ -47,7 +49,7 @@ def read_source(
     declared = classes if classes is not None else config.classes
     label_needed = labels == "required"
     if stat.S_ISDIR(mode):
-        folder = read_folder(source, config, classes=declared, label_needed=label_needed)
+        folder = read_folder(source, config, classes=declared, label_needed=label_needed, keep=keep)
         return _without_parts(replace(folder, notes=(*_unused_options(config), *folder.notes)), config)
     if not stat.S_ISREG(mode):
         fix = "give a folder or a table"
@@ -55,7 +57,7 @@ def read_source(
     if source.suffix.lower() not in TABLE_ENDINGS:
         fix = "give a folder of class folders, or a .csv or .tsv table"
         raise DataError("SOURCE_UNKNOWN", "neither a folder nor a table", where=escape(str(source)), fix=fix)
-    manifest = read_table(source, config, classes=declared, label_needed=label_needed)
+    manifest = read_table(source, config, classes=declared, label_needed=label_needed, keep=keep)
     if declared is None and label_needed:
         require_two_classes(manifest.table["label"], where=escape(str(source)))
     return _without_parts(manifest, config)

@@ -11,19 +11,22 @@ from pathlib import Path
 from medgraft.config.schema import DataConfig
 from medgraft.data.columns import Role, assign_roles, candidate_columns, read_splits
 from medgraft.data.csvfile import TextTable, read_text_table
-from medgraft.data.labels import clean_labels, is_missing, order_classes
+from medgraft.data.labels import clean_labels, is_missing, order_classes, similar_labels
 from medgraft.data.manifest import Manifest
 from medgraft.data.names import escape
 from medgraft.data.patients import assign_patients
 from medgraft.data.problems import raise_problems
 from medgraft.data.resolve import Resolved, Resolver
+from medgraft.data.subgroups import clean_values, find_columns, require_columns
 from medgraft.errors import DataError, Problem
 from medgraft.types import Split
 
 TABLE_ENDINGS = frozenset({".csv", ".tsv", ".txt", ".tab"})
 
 
-def read_table(path: Path, config: DataConfig, *, classes: tuple[str, ...] | None, label_needed: bool) -> Manifest:
+def read_table(
+    path: Path, config: DataConfig, *, classes: tuple[str, ...] | None, label_needed: bool, keep: Sequence[str] = ()
+) -> Manifest:
     """Read a CSV or TSV whose columns are recognised or named in the configuration.
 
     Args:
@@ -31,14 +34,21 @@ def read_table(path: Path, config: DataConfig, *, classes: tuple[str, ...] | Non
         config: names columns, the folder of images, encoding and patient rule.
         classes: declared class names, or None to take the labels found.
         label_needed: every row needs a label.
+        keep: columns that become attributes of the manifest, see `subgroups`.
 
     Raises:
-        DataError: any of the codes of `csvfile`, `columns`, `resolve`, `labels` and `patients`, or
+        DataError: any of the codes of `csvfile`, `columns`, `resolve`, `labels`, `patients` and `subgroups`, or
             ``IMAGE_BLANK``, ``LABEL_MISSING``, ``DUP_ROW``, ``LABEL_CONFLICT``; all rows are listed.
     """
     where = escape(str(path))
-    text = read_text_table(path, encoding=config.encoding, wanted=lambda header: candidate_columns(header, config))
-    roles, notes = assign_roles(text.header, text.columns, config, where=where, label_needed=label_needed)
+    text = read_text_table(
+        path,
+        encoding=config.encoding,
+        wanted=lambda header: [*candidate_columns(header, config), *find_columns(keep, header).values()],
+    )
+    kept = find_columns(keep, text.header)
+    roles, notes = assign_roles(text.header, text.columns, config, where=where, label_needed=label_needed, kept=kept)
+    require_columns(keep, text.header, roles, where=where)
     resolver = Resolver(_bases(path, config), allow_outside=config.allow_outside)
     cells = text.columns[roles["image"]]
     images = resolver.resolve(cells, code="FILE_MISSING", hint=path.stem)
@@ -73,7 +83,8 @@ def read_table(path: Path, config: DataConfig, *, classes: tuple[str, ...] | Non
         root=resolver.root,
         classes=order_classes(labels, classes=classes, where=where),
         patient_source=patients.source,
-        notes=(*notes, *images.notes, *patients.notes),
+        notes=(*notes, *images.notes, *similar_labels(labels, classes=classes), *patients.notes),
+        attributes={name: clean_values(text.columns[position]) for name, position in kept.items()},
     )
 
 

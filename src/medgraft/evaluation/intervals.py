@@ -7,7 +7,7 @@ interval for an AUROC of 0 or 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -138,15 +138,51 @@ def clustered_delong(positive: IntArray, score: FloatArray, unit: IntArray, *, l
         Obuchowski, Biometrics 1997; 53:567-578: DeLong's components summed by patient. The quantile is Student's, with
         one degree of freedom less than there are patients of the rarer kind.
     """
-    mask, of_positive, of_negative = _placements(positive, score)
-    fewest = min(len(np.unique(unit[mask])), len(np.unique(unit[~mask])))
+    return mean_delong([positive], [score], unit, level=level)
+
+
+def mean_delong(
+    positive: Sequence[IntArray], score: Sequence[FloatArray], unit: IntArray, *, level: float = 0.95
+) -> Limits | None:
+    """As `clustered_delong`, for the mean of several AUROCs of the same images, such as each class against the rest.
+
+    Args:
+        positive: of each AUROC, (N,) 0 or 1.
+        score: of each AUROC, (N,) higher means more positive.
+        unit: (N,) patient of each image, 0..U-1.
+        level: coverage, 0..1.
+
+    Source:
+        Obuchowski 1997 as above, on the mean of the components, of which the mean AUROC is the mean.
+    """
+    masks = [np.asarray(one, dtype=np.bool_) for one in positive]
+    fewest = min(len(np.unique(unit[side])) for mask in masks for side in (mask, ~mask))
     if fewest < 2:
         return None
-    area, n_units = float(of_positive.mean()), len(np.unique(unit))
-    pull = np.zeros(len(mask))
-    pull[mask], pull[~mask] = (of_positive - area) / len(of_positive), (of_negative - area) / len(of_negative)
+    found = [auroc_pulls(*one) for one in zip(positive, score, strict=True)]
+    area, n_units = float(np.mean([value for value, _ in found])), len(np.unique(unit))
+    pull = np.mean([pulls for _, pulls in found], axis=0)
     variance = float((np.bincount(unit, weights=pull) ** 2).sum()) * n_units / (n_units - 1)
     return _logit_limits(area, variance, _t(level, fewest - 1))
+
+
+def auroc_pulls(positive: IntArray, score: FloatArray) -> tuple[float, FloatArray]:
+    """AUROC of positives and negatives, of which there are both, and how far each image pulls it (N,).
+
+    The squares of the pulls, summed within patients first, add up to the variance of the AUROC; those of the
+    differences of two models' pulls to the variance of their difference.
+
+    Args:
+        positive: (N,) 0 or 1.
+        score: (N,) higher means more positive.
+
+    Source:
+        DeLong, DeLong & Clarke-Pearson, Biometrics 1988: the structural components less their mean, by their number.
+    """
+    mask, of_positive, of_negative = _placements(positive, score)
+    area, pull = float(of_positive.mean()), np.zeros(len(mask))
+    pull[mask], pull[~mask] = (of_positive - area) / len(of_positive), (of_negative - area) / len(of_negative)
+    return area, pull
 
 
 def _placements(positive: IntArray, score: FloatArray) -> tuple[NDArray[np.bool_], FloatArray, FloatArray]:

@@ -94,16 +94,6 @@ def test_unknown_preset_names_the_near_one() -> None:
     assert "chest-xray" in PRESETS
 
 
-def test_column_that_disagrees_with_the_folders_is_noted() -> None:
-    paths = ["p1/a.png", "p1/b.png", "p2/a.png", "p2/b.png"]
-    patients = _assign(paths, column=["p1", "p2", "p2", "p2"])
-    note = next(note for note in patients.notes if note.code == "PATIENT_FOLDER_MISMATCH")
-    assert note.evidence["count"] == 1
-    assert note.evidence["examples"] == [{"path": "p1/b.png", "patient": "p2"}]
-    assert "PATIENT_FOLDER_MISMATCH" not in _codes(_assign(paths, column=["p1", "p1", "p2", "p2"]))
-    assert "PATIENT_FOLDER_MISMATCH" not in _codes(_assign(["cat/a.png", "dog/b.png"], column=["1", "2"]))
-
-
 def test_dicom_patients(tmp_path: Path) -> None:
     from pydicom.data import get_testdata_file
 
