@@ -131,6 +131,11 @@ class Scores:
     def __len__(self) -> int:
         return len(self.sample_ids)
 
+    def take(self, rows: IntArray) -> Scores:
+        """The images at these positions, in this order."""
+        ids, patients = (tuple(own[row] for row in rows.tolist()) for own in (self.sample_ids, self.patient_ids))
+        return Scores(ids, patients, self.classes, self.y_true[rows], self.y_proba[rows])
+
     @property
     def n_patients(self) -> int:
         return len(set(self.patient_ids))
@@ -225,6 +230,9 @@ class Prediction:
         spread: standard deviation over the passes of the probability of the predicted class; None when there
             was one pass or an error.
         passes: probabilities averaged for each input (members x views x draws); 1 without any of these.
+        prediction_set: classes that hold the truth as often as the bundle promises; empty where none is as probable
+            as true classes usually are; None without a promise for these passes or with an error.
+        refer: whether to leave the input to a person, its set not being exactly the label; None likewise.
     """
 
     sample_id: str
@@ -235,6 +243,8 @@ class Prediction:
     error: str | None = None
     spread: float | None = None
     passes: int = 1
+    prediction_set: tuple[str, ...] | None = None
+    refer: bool | None = None
 
     @property
     def status(self) -> Literal["ok", "unscored"]:

@@ -24,6 +24,9 @@ class ScoreRow:
         error: ``[CODE] what`` when the image could not be scored.
         spread: standard deviation over the passes of the probability of the predicted class; None when there was
             one pass, or no score.
+        prediction_set: classes of its prediction set, perhaps none; None without prediction sets or score.
+        refer: whether it is left to a person, the set not being exactly the predicted class; None likewise.
+        subset: ``clean``, ``copied`` or ``same_patient``, as training images show it; empty when unknown.
     """
 
     sample_id: str
@@ -34,6 +37,9 @@ class ScoreRow:
     proba: tuple[float, ...] | None = None
     error: str | None = None
     spread: float | None = None
+    prediction_set: tuple[str, ...] | None = None
+    refer: bool | None = None
+    subset: str = ""
 
     def __post_init__(self) -> None:
         scored = self.error is None
@@ -47,7 +53,8 @@ def write_scores_csv(path: Path, rows: Iterable[ScoreRow], *, classes: Sequence[
     Probabilities keep full precision, so every metric can be recomputed from the file. ``correct``
     is ``true`` or ``false``, empty without label or prediction. ``status`` is ``ok`` or
     ``unscored: [CODE] what``. A text that a spreadsheet would run as a formula gets a leading
-    apostrophe. Where any row has a spread, that is the last column.
+    apostrophe. Further columns where any row has them: ``spread``; ``prediction_set``, its classes joined by ``|``
+    and empty for the empty set, with ``refer``, ``yes`` or ``no``; ``subset``.
 
     Args:
         path: file to write; replaced.
@@ -55,13 +62,20 @@ def write_scores_csv(path: Path, rows: Iterable[ScoreRow], *, classes: Sequence[
         classes: C class names, in the order of the probabilities.
     """
     rows = list(rows)
-    spread = any(row.spread is not None for row in rows)
+    further = _further(rows)
     with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(table_line([*_HEADER, *(f"proba_{name}" for name in classes), *(["spread"] if spread else [])]))
-        file.writelines(table_line(_cells(row, len(classes), spread=spread)) for row in rows)
+        file.write(table_line([*_HEADER, *(f"proba_{name}" for name in classes), *further]))
+        file.writelines(table_line(_cells(row, len(classes), further)) for row in rows)
 
 
-def _cells(row: ScoreRow, n_classes: int, *, spread: bool) -> list[str]:
+def _further(rows: Sequence[ScoreRow]) -> list[str]:
+    """Names of the columns that only some tables have."""
+    spread = ["spread"] if any(row.spread is not None for row in rows) else []
+    sets = ["prediction_set", "refer"] if any(row.prediction_set is not None for row in rows) else []
+    return [*spread, *sets, *(["subset"] if any(row.subset for row in rows) else [])]
+
+
+def _cells(row: ScoreRow, n_classes: int, further: Sequence[str]) -> list[str]:
     if row.proba is not None and len(row.proba) != n_classes:
         raise ValueError(f"{row.sample_id}: {len(row.proba)} probabilities for {n_classes} classes")
     texts = [harmless(value) for value in (row.sample_id, row.path, row.patient_id, row.label, row.predicted)]
@@ -69,8 +83,23 @@ def _cells(row: ScoreRow, n_classes: int, *, spread: bool) -> list[str]:
     correct = ("true" if row.predicted == row.label else "false") if known else ""
     status = "ok" if row.error is None else f"unscored: {row.error}"
     proba = [""] * n_classes if row.proba is None else [repr(float(p)) for p in row.proba]
-    last = [""] if row.spread is None else [repr(float(row.spread))]
-    return [*texts, correct, status, *proba, *(last if spread else [])]
+    last = {
+        "spread": "" if row.spread is None else repr(float(row.spread)),
+        "prediction_set": set_text(row.prediction_set),
+        "refer": yes_no(row.refer),
+        "subset": row.subset,
+    }
+    return [*texts, correct, status, *proba, *(last[name] for name in further)]
+
+
+def set_text(names: Sequence[str] | None) -> str:
+    """A prediction set in one cell: its classes joined by ``|``; empty for the empty set and for None."""
+    return "" if names is None else harmless("|".join(names))
+
+
+def yes_no(value: bool | None) -> str:
+    """``yes`` or ``no``; empty for None."""
+    return "" if value is None else "yes" if value else "no"
 
 
 def table_line(cells: Sequence[str]) -> str:

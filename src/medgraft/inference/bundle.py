@@ -1,8 +1,10 @@
 """The deliverable of a run: one folder with everything needed to predict, and proof that it is whole.
 
     bundle/
-    ├── bundle.json           classes, preprocessing, network, temperature, operating point, reading rules, provenance
+    ├── bundle.json           classes, preprocessing, network, temperature, operating point, prediction sets, reading
+    │                         rules, provenance
     ├── weights.safetensors   every tensor of the classifier
+    ├── seen.safetensors      hashes of the training images, if it remembers them
     ├── golden.safetensors    pixels (k,H,W,3) uint8 and the logits (k,C) float32 they must give
     ├── README.md             model card
     └── manifest.json         size and sha256 of every other file (`medgraft.inference.seal`)
@@ -31,7 +33,9 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from medgraft.config import DataConfig
+from medgraft.data.imprint import Imprint
 from medgraft.errors import MedgraftError, ModelError, Problem, ResourceError, UsageError
+from medgraft.evaluation.conformal import Conformal
 from medgraft.evaluation.operating_point import OperatingPoint
 from medgraft.inference.forward import HEAD_SAMPLES, forward_logits
 from medgraft.inference.golden import check_golden, golden_arrays, golden_patterns
@@ -41,6 +45,7 @@ from medgraft.inference.seal import (
     FORMAT,
     FORMAT_VERSION,
     MANIFEST,
+    SEEN,
     canonical_json,
     check_format,
     check_seal,
@@ -56,6 +61,7 @@ _READING = (
     "sixteen_bit", "float_range", "background", "frame", "max_megapixels", "min_side", "max_side",
     "max_aspect", "max_file_mb", "refuse_burned_in",
 )  # fmt: skip
+Arrays = dict[str, np.ndarray[Any, Any]]
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras", ".bin")
 
 
@@ -74,6 +80,8 @@ class Bundle:
         provenance: what the training run recorded about itself.
         golden_pixels: (k, H, W, 3) uint8.
         golden_logits: (k, C) float64.
+        conformal: how calibrated probabilities of one plain pass become prediction sets; None when it has none.
+        imprint: what is remembered of the training images; None when nothing is.
     """
 
     folder: Path
@@ -86,6 +94,8 @@ class Bundle:
     provenance: dict[str, Any]
     golden_pixels: PixelArray
     golden_logits: FloatArray
+    conformal: Conformal | None = None
+    imprint: Imprint | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -105,6 +115,8 @@ def write_bundle(
     provenance: dict[str, Any],
     golden_pixels: PixelArray | None = None,
     rules: DataConfig | None = None,
+    conformal: Conformal | None = None,
+    imprint: Imprint | None = None,
 ) -> None:
     """Write a bundle beside its final place, flush it, open it, and only then put it there.
 
@@ -117,10 +129,12 @@ def write_bundle(
         golden_pixels: (k, H, W, 3) uint8 of the network's size; generated patterns when not given, so that
             no patient's pixels leave with the weights.
         rules: how training read files; of these only what concerns reading is kept.
+        conformal: prediction sets fixed on validation, of probabilities at this temperature.
+        imprint: what to remember of the training images; none of their pixels or names.
 
     Raises:
         UsageError: ``BUNDLE_TARGET`` when something else is in the way.
-        ModelError: weights that are not finite, provenance that is not JSON.
+        ModelError: weights that are not finite, provenance that is not JSON, prediction sets of other classes.
         ResourceError: ``DISK_FULL``.
     """
     folder = Path(os.path.abspath(folder))
@@ -137,6 +151,8 @@ def write_bundle(
         "operating_point": operating_point.as_dict(),
         "reading": (rules or DataConfig()).model_dump(mode="json", include=set(_READING)),
         "samples": samples,
+        "conformal": None if conformal is None else conformal.as_dict(),
+        "seen": _counted(imprint),
         "provenance": provenance,
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
@@ -146,6 +162,8 @@ def write_bundle(
         "golden.safetensors": dump_arrays({"pixels": np.ascontiguousarray(pixels), "logits": logits}),
         "README.md": model_card(facts).encode(),
     }
+    if imprint is not None:
+        contents[SEEN] = dump_arrays(imprint.as_arrays())
     try:
         _install(contents, partial, folder)
     except OSError as error:
@@ -177,7 +195,7 @@ def _check_target(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
     names = set(os.listdir(folder)) if folder.is_dir() and not folder.is_symlink() else None
-    if names is not None and (not names or (MANIFEST in names and names <= {MANIFEST, *BUNDLE_FILES})):
+    if names is not None and (not names or (MANIFEST in names and names <= {MANIFEST, SEEN, *BUNDLE_FILES})):
         return
     raise UsageError(
         "BUNDLE_TARGET",
@@ -243,12 +261,14 @@ def open_bundle(folder: Path, *, check: Literal["full", "hash"] = "full") -> Bun
         facts = _read_facts(folder / "bundle.json")
         state = load_tensors(folder / "weights.safetensors")
         golden = load_arrays(folder / "golden.safetensors")
+        seen = load_arrays(folder / SEEN) if (folder / SEEN).exists() else None
     except OSError as error:
         where = str(error.filename or folder)
         raise ModelError("BUNDLE_UNREADABLE", f"cannot read the bundle: {error.strerror}", where=where) from error
     except SafetensorError as error:
         raise ModelError("MODEL_CORRUPT", f"not a whole safetensors file: {error}", where=str(folder)) from error
-    bundle = _assemble(folder, bundle_id, facts, state, golden)
+    imprint = _remembered(facts, seen, folder)
+    bundle = _assemble(folder, bundle_id, facts, state, golden, imprint)
     if check == "full":
         path = folder / "golden.safetensors"
         check_golden(bundle.classifier, bundle.golden_pixels, bundle.golden_logits, samples=bundle.samples, path=path)
@@ -269,23 +289,17 @@ def _find(folder: Path) -> Path:
     if folder.is_dir():
         nested = folder / "bundle"
         return nested if nested.is_dir() and not (folder / MANIFEST).exists() else folder
+    where, fix = str(folder), "give the bundle or run folder"
     if not folder.exists():
-        raise ModelError(
-            "BUNDLE_NOT_FOUND", "there is no such bundle", where=str(folder), fix="give the bundle or run folder"
-        )
+        raise ModelError("BUNDLE_NOT_FOUND", "there is no such bundle", where=where, fix=fix)
     if folder.suffix.lower() in _PICKLES:
         raise ModelError(
             "MODEL_UNSAFE_FORMAT",
             f"{folder.name} may hold a pickle, which can run code when opened; medgraft never opens one",
-            where=str(folder),
+            where=where,
             fix="give the bundle folder of a medgraft run",
         )
-    raise ModelError(
-        "BUNDLE_NOT_BUNDLE",
-        "a bundle is a folder, this is a file",
-        where=str(folder),
-        fix="give the bundle or run folder",
-    )
+    raise ModelError("BUNDLE_NOT_BUNDLE", "a bundle is a folder, this is a file", where=where, fix=fix)
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
@@ -304,7 +318,8 @@ def _assemble(
     bundle_id: str,
     facts: dict[str, Any],
     state: dict[str, Tensor],
-    golden: dict[str, np.ndarray[Any, Any]],
+    golden: Arrays,
+    imprint: Imprint | None,
 ) -> Bundle:
     where = folder / "bundle.json"
     try:
@@ -315,20 +330,48 @@ def _assemble(
         same = tuple(facts["classes"]) == classifier.classes
         same = same and Preprocess.from_dict(facts["preprocess"]) == classifier.preprocess
         provenance = dict(facts["provenance"])
+        conformal = None if facts.get("conformal") is None else Conformal.from_dict(facts["conformal"])
+        same = same and (conformal is None or conformal.classes == classifier.classes)
     except (KeyError, TypeError, ValueError, ValidationError, MedgraftError) as error:
         what = f"bundle.json does not describe a classifier: {_reason(error)}"
         raise ModelError("MODEL_INVALID", what, where=str(where)) from error
     operating_point.predict(np.full((1, len(classifier.classes)), 1 / len(classifier.classes)), classifier.classes)
     if not same:
-        raise ModelError("MODEL_INVALID", "classes or preprocessing are not those of the network", where=str(where))
+        what = "classes, preprocessing or prediction sets are not those of the network"
+        raise ModelError("MODEL_INVALID", what, where=str(where))
     if not (np.isfinite(temperature) and temperature > 0 and 1 <= samples <= 1024):
         what = f"temperature {temperature} must be positive and samples {samples} in 1..1024"
         raise ModelError("MODEL_INVALID", what, where=str(where))
     _load(classifier, state, folder / "weights.safetensors")
     pixels, logits = golden_arrays(classifier, golden, folder / "golden.safetensors")
+    classifier.eval()
     return Bundle(
-        folder, bundle_id, classifier.eval(), operating_point, temperature, rules, samples, provenance, pixels, logits
-    )
+        folder, bundle_id, classifier, operating_point, temperature, rules, samples, provenance, pixels, logits,
+        conformal, imprint,
+    )  # fmt: skip
+
+
+def _remembered(facts: dict[str, Any], arrays: Arrays | None, folder: Path) -> Imprint | None:
+    """What the bundle remembers of its training images.
+
+    Raises:
+        ModelError: ``MODEL_INVALID`` when bundle.json does not announce exactly that.
+    """
+    announced = facts.get("seen")
+    try:
+        imprint = None if arrays is None else Imprint.from_arrays(arrays)
+    except ValueError as error:
+        what = f"{SEEN} does not hold what is remembered of training images: {error}"
+        raise ModelError("MODEL_INVALID", what, where=str(folder / SEEN)) from error
+    if announced != _counted(imprint):
+        what = f"bundle.json announces {json.dumps(announced)} and {SEEN} holds {json.dumps(_counted(imprint))}"
+        raise ModelError("MODEL_INVALID", what, where=str(folder / SEEN))
+    return imprint
+
+
+def _counted(imprint: Imprint | None) -> dict[str, int] | None:
+    """Different pictures that are known again by their pixels, and by what they show."""
+    return None if imprint is None else {"exact": len(imprint.exact), "near": len(imprint.near)}
 
 
 def _reason(error: Exception) -> str:

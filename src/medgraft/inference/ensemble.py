@@ -18,12 +18,13 @@ import numpy.typing as npt
 
 from medgraft.data.names import listed
 from medgraft.errors import ModelError, Problem, UsageError
+from medgraft.evaluation.conformal import Conformal
 from medgraft.evaluation.operating_point import OperatingPoint, choose_positive
 from medgraft.inference.average import Average, as_predictions, mean_of_members
 from medgraft.inference.bundle import Bundle, open_bundle
 from medgraft.inference.files import Reading, predict_files
 from medgraft.inference.passes import Passes
-from medgraft.inference.predictor import Predictor, unscored
+from medgraft.inference.predictor import Predictor, unscored, with_sets
 from medgraft.inference.scorer import PixelRows, Progress
 from medgraft.types import FloatArray, PixelArray, Prediction
 
@@ -69,6 +70,15 @@ class Ensemble:
         return tuple(member.bundle.id for member in self.members)
 
     @property
+    def conformal(self) -> Conformal | None:
+        """Prediction sets of the only member in one pass; None for several.
+
+        Each member's threshold promises something of its own probabilities. How often the truth lies above any
+        threshold of their mean was never measured, and cannot be worked out from the thresholds.
+        """
+        return self.members[0].conformal if len(self.members) == 1 else None
+
+    @property
     def n_passes(self) -> int:
         """Probabilities averaged for an image: members x views x draws."""
         return sum(member.n_passes for member in self.members)
@@ -94,13 +104,14 @@ class Ensemble:
     def as_one(self) -> Predictor:
         """What a report needs of the members: the only one, or the first under the common operating point.
 
-        Its temperature is 1, since the mean probability is not scaled again; its maps are those of the first member.
+        Its temperature is 1, since the mean probability is not scaled again; its maps are those of the first member. It
+        has neither prediction sets nor a memory of training images, which are those of each of ``members``.
         """
         first = self.members[0]
         if len(self.members) == 1:
             return first
         return Predictor(
-            replace(first.bundle, operating_point=self.operating_point, temperature=1.0),
+            replace(first.bundle, operating_point=self.operating_point, temperature=1.0, conformal=None, imprint=None),
             device=first.scorer.device.type,  # type: ignore[arg-type]  # cpu, cuda or mps
         )
 
@@ -122,7 +133,8 @@ class Ensemble:
 
         def answer(batches: Sequence[PixelArray], ids: Sequence[str], texts: Sequence[str]) -> list[Prediction]:
             average = self._together([member.average(own) for member, own in zip(self.members, batches, strict=True)])
-            return as_predictions(average, self.operating_point, self.classes, ids=ids, paths=texts)
+            predictions = as_predictions(average, self.operating_point, self.classes, ids=ids, paths=texts)
+            return with_sets(predictions, average.mean, self.conformal)
 
         return predict_files(
             paths,

@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+from medgraft.evaluation.conformal import Conformal, refer_band
+from medgraft.evaluation.operating_point import OperatingPoint
 from medgraft.types import RESEARCH_USE_ONLY
 
 
@@ -37,17 +39,46 @@ Output: calibrated probabilities (temperature {facts["temperature"]:.4g}) and a 
     medgraft predict THIS_FOLDER images/ --out predictions.csv
     medgraft evaluate THIS_FOLDER new-data/
 
-## Training
+{_prediction_sets(facts)}## Training
 
 | fact | value |
 |---|---|
 {provenance}
+
+{_memory(facts)}
 
 ## Limits
 
 The numbers of the training run hold for images like its test images. On another hospital, scanner or
 population, measure again with `medgraft evaluate` before trusting any of them.
 """
+
+
+def _prediction_sets(facts: dict[str, Any]) -> str:
+    if facts["conformal"] is None:
+        return ""
+    conformal = Conformal.from_dict(facts["conformal"])
+    band = refer_band(conformal, OperatingPoint.from_dict(facts["operating_point"]))
+    where = "" if band is None else f" Here that is: {_cell(band['text'])}."
+    return f"""## Prediction sets
+
+Beside its label an image gets a set: every class with a probability of at least {conformal.threshold:.4g}.
+Asked coverage: {conformal.coverage:g}. {conformal.promise}
+
+An image whose set is not exactly its label is marked `refer`: leave it to a person.{where} A set can be empty.
+Sets come from one plain pass of this bundle: with `--tta`, with `--mc` and in ensembles there are none.
+
+"""
+
+
+def _memory(facts: dict[str, Any]) -> str:
+    if facts["seen"] is None:
+        return "The bundle remembers none of its training images: whether it has seen an image cannot be told from it."
+    exact, near = (facts["seen"][name] for name in ("exact", "near"))
+    return f"""`seen.safetensors` remembers {exact:,} images of the training run by hashes of their pixels and
+{near:,} by 256 bits of what they show, so that `medgraft evaluate` finds copies of them elsewhere. Neither images nor
+names are in it, and no more than a faint blur can be guessed from the bits. Whoever has an image can tell from it
+whether that image was there, which is its purpose."""
 
 
 def _short(value: object) -> str:

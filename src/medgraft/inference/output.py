@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medgraft.errors import ResourceError, UsageError
-from medgraft.evaluation.scores import harmless, table_line
+from medgraft.evaluation.scores import harmless, set_text, table_line, yes_no
 from medgraft.types import RESEARCH_USE_ONLY, Prediction
 
 Format = Literal["csv", "json", "submission"]
@@ -67,7 +67,8 @@ def write_predictions(
     """Write one row per prediction, in order.
 
     CSV columns: ``sample_id, path, predicted, status``, one ``proba_CLASS`` per class, ``spread`` when there was
-    more than one pass, ``error``. Text that a spreadsheet would run as a formula gets a leading apostrophe.
+    more than one pass, ``prediction_set`` (classes joined by ``|``, empty for the empty set) and ``refer`` (yes or no)
+    when any row has a set, ``error``. Text that a spreadsheet would run as a formula gets a leading apostrophe.
 
     Args:
         path: an existing file is replaced in one step.
@@ -112,12 +113,15 @@ def write_output(path: Path, text: str) -> None:
 def _csv_text(predictions: Sequence[Prediction]) -> str:
     classes = predictions[0].classes if predictions else ()
     passes = _passes(predictions)
-    spread = ["spread"] if passes > 1 else []
-    lines = [["sample_id", "path", "predicted", "status", *(f"proba_{name}" for name in classes), *spread, "error"]]
+    sets = _have_sets(predictions)
+    further = [*(["spread"] if passes > 1 else []), *(["prediction_set", "refer"] if sets else [])]
+    lines = [["sample_id", "path", "predicted", "status", *(f"proba_{name}" for name in classes), *further, "error"]]
     for one in predictions:
         numbers = ["" for _ in classes] if one.proba is None else [f"{value:.9g}" for value in one.proba]
         if passes > 1:
             numbers.append("" if one.spread is None else f"{one.spread:.9g}")
+        if sets:
+            numbers += [set_text(one.prediction_set), yes_no(one.refer)]
         texts = [harmless(text) for text in (one.sample_id, one.path, one.label, one.status)]
         lines.append([*texts, *numbers, harmless(one.error)])
     return "".join(map(table_line, lines))
@@ -126,11 +130,12 @@ def _csv_text(predictions: Sequence[Prediction]) -> str:
 def as_json_content(predictions: Sequence[Prediction], *, bundle_id: str | Sequence[str] = "") -> dict[str, Any]:
     """What the JSON file holds: notice, bundle_id, classes, and per prediction one of rows.
 
-    With more than one pass also ``passes``, and ``spread`` in every row. An ensemble has ``bundle_ids`` in place of
-    ``bundle_id``.
+    With more than one pass also ``passes``, and ``spread`` in every row. Where any row has a set, every row has
+    ``prediction_set``, a list of classes, and ``refer``, both null without a prediction. An ensemble has ``bundle_ids``
+    in place of ``bundle_id``.
     """
     classes = list(predictions[0].classes) if predictions else []
-    passes = _passes(predictions)
+    passes, sets = _passes(predictions), _have_sets(predictions)
     rows = [
         {
             "sample_id": one.sample_id,
@@ -139,6 +144,7 @@ def as_json_content(predictions: Sequence[Prediction], *, bundle_id: str | Seque
             "status": one.status,
             "proba": None if one.proba is None else dict(zip(one.classes, one.proba, strict=True)),
             **({"spread": one.spread} if passes > 1 else {}),
+            **({"prediction_set": one.prediction_set, "refer": one.refer} if sets else {}),
             "error": one.error,
         }
         for one in predictions
@@ -150,3 +156,7 @@ def as_json_content(predictions: Sequence[Prediction], *, bundle_id: str | Seque
 
 def _passes(predictions: Sequence[Prediction]) -> int:
     return predictions[0].passes if predictions else 1
+
+
+def _have_sets(predictions: Sequence[Prediction]) -> bool:
+    return any(one.prediction_set is not None for one in predictions)

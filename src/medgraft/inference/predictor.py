@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from medgraft.config import DataConfig
 from medgraft.data.resize import fit
 from medgraft.errors import DataError, UsageError
 from medgraft.evaluation.calibration import apply_temperature
+from medgraft.evaluation.conformal import Conformal
 from medgraft.evaluation.operating_point import OperatingPoint
 from medgraft.inference.average import Average, as_predictions, joined
 from medgraft.inference.bundle import Bundle
@@ -83,6 +85,12 @@ class Predictor:
         return self.bundle.operating_point
 
     @property
+    def conformal(self) -> Conformal | None:
+        """The bundle's prediction sets; None for other passes than those they were fixed on, which have no promise."""
+        same_draws = self.bundle.samples in (1, self.scorer.samples)  # a head without draws ignores how many
+        return self.bundle.conformal if self.passes.plain and same_draws else None
+
+    @property
     def n_passes(self) -> int:
         """Probabilities that are averaged for an image."""
         return len(self.views) * (self.passes.mc or 1)
@@ -113,7 +121,9 @@ class Predictor:
         self.expect(len(paths))
 
         def answer(batches: Sequence[PixelArray], ids: Sequence[str], texts: Sequence[str]) -> list[Prediction]:
-            return as_predictions(self.average(batches[0]), self.operating_point, self.classes, ids=ids, paths=texts)
+            average = self.average(batches[0])
+            predictions = as_predictions(average, self.operating_point, self.classes, ids=ids, paths=texts)
+            return with_sets(predictions, average.mean, self.conformal)
 
         return predict_files(
             paths,
@@ -139,7 +149,8 @@ class Predictor:
         check_raw(pixels)
         ids = matching_names([str(index) for index in range(len(pixels))], names)
         average = self.average_rows(pixels)
-        return as_predictions(average, self.operating_point, self.classes, ids=ids, paths=[""] * len(pixels))
+        predictions = as_predictions(average, self.operating_point, self.classes, ids=ids, paths=[""] * len(pixels))
+        return with_sets(predictions, average.mean, self.conformal)
 
     def average_rows(self, pixels: PixelRows | npt.NDArray[Any], *, progress: Progress | None = None) -> Average:
         """Calibrated probabilities of many images, averaged over passes.
@@ -229,6 +240,23 @@ class Predictor:
 def unscored(name: str, path: str, error: DataError, *, classes: tuple[str, ...], passes: int) -> Prediction:
     """The prediction of a file that cannot be read."""
     return Prediction(name, path, classes, error=f"[{error.code}] {error.problem.what}", passes=passes)
+
+
+def with_sets(predictions: list[Prediction], proba: FloatArray, conformal: Conformal | None) -> list[Prediction]:
+    """The same predictions of N images with their sets, and whether to leave them to a person.
+
+    Args:
+        predictions: N with a label.
+        proba: (N, C) calibrated probabilities.
+        conformal: None leaves the predictions as they are.
+    """
+    if conformal is None:
+        return predictions
+    sets = conformal.names(proba)
+    return [
+        replace(one, prediction_set=names, refer=names != (one.label,))
+        for one, names in zip(predictions, sets, strict=True)
+    ]
 
 
 def _drawing(bundle: Bundle) -> Classifier:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ FORMAT = "medgraft bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 BUNDLE_FILES = ("README.md", "bundle.json", "golden.safetensors", "weights.safetensors")
+SEEN = "seen.safetensors"  # only in a bundle that remembers its training images
 
 _MANIFEST_BYTES = 64 * 1024
 _RESTORE = "restore the bundle from where it was made; a changed bundle is never opened"
@@ -33,9 +35,8 @@ def canonical_json(values: dict[str, Any]) -> bytes:
 
 def write_seal(folder: Path) -> str:
     """Hash the bundle's files and write manifest.json; returns the bundle's id."""
-    files = {
-        name: {"sha256": sha256_of(folder / name), "size": (folder / name).stat().st_size} for name in BUNDLE_FILES
-    }
+    names = [*BUNDLE_FILES, *([SEEN] if (folder / SEEN).exists() else [])]
+    files = {name: {"sha256": sha256_of(folder / name), "size": (folder / name).stat().st_size} for name in names}
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": files}
     data = canonical_json({**content, "digest": hashlib.sha256(canonical_json(content)).hexdigest()})
     write_flushed(folder / MANIFEST, data)
@@ -89,7 +90,7 @@ def check_seal(folder: Path) -> str:
     missing = [name for name in files if name not in entries]
     found = [Problem("BUNDLE_FILE_MISSING", f"{name} is missing", str(folder / name), _RESTORE) for name in missing]
     others = (entry for name, entry in sorted(entries.items()) if name != MANIFEST)
-    found += [problem for entry in others if (problem := _entry_problem(entry, folder)) is not None]
+    found += [problem for entry in others if (problem := _entry_problem(entry, files)) is not None]
     if not found:
         found = [p for name, facts in files.items() if (p := _content_problem(folder / name, facts)) is not None]
     if found:
@@ -147,7 +148,7 @@ def check_format(values: dict[str, Any], path: Path) -> None:
 
 
 def _names_our_files(files: object) -> bool:
-    if not isinstance(files, dict) or set(files) != set(BUNDLE_FILES):
+    if not isinstance(files, dict) or set(files) not in ({*BUNDLE_FILES}, {*BUNDLE_FILES, SEEN}):
         return False
     return all(
         isinstance(facts, dict)
@@ -158,13 +159,13 @@ def _names_our_files(files: object) -> bool:
     )
 
 
-def _entry_problem(entry: os.DirEntry[str], folder: Path) -> Problem | None:
-    where = str(folder / entry.name)
+def _entry_problem(entry: os.DirEntry[str], listed: Container[str]) -> Problem | None:
+    where = entry.path
     if not entry.is_file(follow_symlinks=False):
         kind = "a link" if entry.is_symlink() else "a folder" if entry.is_dir() else "a special file"
         what = f"{entry.name!r} is {kind}; a bundle holds plain files only"
         return Problem("BUNDLE_FILE_NOT_PLAIN", what, where, _RESTORE)
-    if entry.name not in BUNDLE_FILES:
+    if entry.name not in listed:
         what = f"{entry.name!r} does not belong to the bundle"
         return Problem("BUNDLE_FILE_UNLISTED", what, where, "remove it, if nothing else was changed")
     return None

@@ -57,6 +57,26 @@ def test_a_row_is_scored_or_has_an_error(tmp_path: Path) -> None:
         written(tmp_path / "scores.csv", [ScoreRow("a", "a.png", predicted="no", proba=(1.0, 0.0, 0.0))])
 
 
+def test_sets_and_subsets_are_columns_only_where_there_are_some(tmp_path: Path) -> None:
+    rows = [
+        ScoreRow("a", "a.png", predicted="no", proba=(1.0, 0.0), prediction_set=("no", "yes"), refer=True),
+        ScoreRow("b", "b.png", predicted="no", proba=(1.0, 0.0), prediction_set=(), refer=True, subset="copied"),
+        ScoreRow("c", "c.png", predicted="no", proba=(1.0, 0.0), prediction_set=("no",), refer=False, spread=0.5),
+        ScoreRow("d", "d.png", error="[X] y", subset="clean"),
+    ]
+    table = written(tmp_path / "scores.csv", rows)
+    assert table[0][-5:] == ["proba_yes", "spread", "prediction_set", "refer", "subset"]
+    assert [line[-3:] for line in table[1:]] == [
+        ["no|yes", "yes", ""],
+        ["", "yes", "copied"],
+        ["no", "no", ""],
+        ["", "", "clean"],
+    ]
+    assert written(tmp_path / "subset.csv", rows[3:])[0][-2:] == ["proba_yes", "subset"]
+    formula = ScoreRow("a", "a.png", predicted="no", proba=(1.0, 0.0), prediction_set=("=1+1",), refer=False)
+    assert written(tmp_path / "formula.csv", [formula])[1][-2:] == ["'=1+1", "no"]
+
+
 def test_the_spread_is_a_column_only_where_there_is_one(tmp_path: Path) -> None:
     rows = [
         ScoreRow("a", "a.png", label="no", predicted="no", proba=(1.0, 0.0), spread=1 / 3),

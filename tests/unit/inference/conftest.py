@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from medgraft.config import DataConfig, ModelConfig
+from medgraft.evaluation.conformal import Conformal
 from medgraft.evaluation.operating_point import OperatingPoint
 from medgraft.inference.bundle import Bundle, open_bundle, write_bundle
 from medgraft.models.classifier import Classifier, build_classifier
@@ -63,6 +64,7 @@ def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
         temperature: float = 1.3,
         augmentation: object = None,
         rules: DataConfig | None = None,
+        conformal: Conformal | None = None,
         **model: object,
     ) -> Bundle:
         if point is None:
@@ -72,7 +74,13 @@ def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
         made.append(folder)
         classifier = _make(classes=classes, **model)
         write_bundle(
-            folder, classifier, operating_point=point, temperature=temperature, provenance=provenance, rules=rules
+            folder,
+            classifier,
+            operating_point=point,
+            temperature=temperature,
+            provenance=provenance,
+            rules=rules,
+            conformal=conformal,
         )
         return open_bundle(folder, check="hash")
 

@@ -14,17 +14,22 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from medgraft.data.fingerprint import fingerprints
+from medgraft.data.imprint import Imprint, take_imprint
 from medgraft.errors import ModelError, ResourceError, UsageError
+from medgraft.evaluation.conformal import Conformal
 from medgraft.evaluation.operating_point import OperatingPoint
 from medgraft.inference import bundle as bundle_module
 from medgraft.inference.bundle import open_bundle, write_bundle
 from medgraft.inference.forward import forward_logits
 from medgraft.inference.golden import golden_patterns
-from medgraft.inference.seal import canonical_json, check_seal, write_seal
+from medgraft.inference.seal import SEEN, canonical_json, check_seal, write_seal
 from medgraft.models.classifier import Classifier
-from medgraft.types import RESEARCH_USE_ONLY
+from medgraft.types import RESEARCH_USE_ONLY, IntArray, PixelArray
 
 Make = Callable[..., Classifier]
+CLASSES = ("glioma", "meningioma", "none")
+SETS = Conformal(0.9, 0.3, 20, "image", 20, CLASSES).as_dict()
 
 
 def _refused(folder: Path) -> ModelError:
@@ -96,6 +101,128 @@ def test_a_run_folder_stands_for_its_bundle(pristine: Path) -> None:
 def test_the_card_names_classes_and_notice(pristine: Path) -> None:
     text = (pristine / "README.md").read_text()
     assert RESEARCH_USE_ONLY in text and "meningioma" in text and "n\\_train" in text
+
+
+def test_prediction_sets_travel_and_the_card_says_what_they_mean(
+    tmp_path: Path, make_classifier: Make, argmax: OperatingPoint
+) -> None:
+    conformal = Conformal(0.9, 0.1 + 0.2, 31, "patient", 77, ("gli|oma", "none"))
+    write_bundle(
+        tmp_path / "b",
+        make_classifier(classes=conformal.classes),
+        operating_point=OperatingPoint("youden", "gli|oma", 0.25),
+        temperature=1.0,
+        provenance={},
+        conformal=conformal,
+    )
+    assert open_bundle(tmp_path / "b", check="hash").conformal == conformal
+    card = " ".join((tmp_path / "b" / "README.md").read_text().split())
+    assert "Asked coverage: 0.9" in card and "random image of a new patient" in card and "31 of validation" in card
+    assert "probability of gli\\|oma from 0.250 and up to 0.700" in card and "with `--tta`" in card
+    assert "remembers none of its training images" in card
+    few = Conformal(0.99, 0.0, 31, "patient", 77, CLASSES)
+    write_bundle(
+        tmp_path / "b", make_classifier(), operating_point=argmax, temperature=1.0, provenance={}, conformal=few
+    )
+    assert "31 validation patients are too few" in (tmp_path / "b" / "README.md").read_text()
+    with pytest.raises(ModelError) as caught:
+        write_bundle(
+            tmp_path / "b", make_classifier(), operating_point=argmax, temperature=1.0, provenance={},
+            conformal=conformal,
+        )  # fmt: skip
+    assert caught.value.code == "MODEL_INVALID" and "prediction sets" in str(caught.value)
+    assert open_bundle(tmp_path / "b", check="hash").conformal == few
+
+
+@pytest.fixture
+def imprint() -> Imprint:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3)).astype(np.uint8)
+    pixels = pixels.repeat(16, axis=1).repeat(16, axis=2)
+    return take_imprint(fingerprints(Rows(pixels)), [f"hash{i}" for i in range(5)] + ["hash0"])
+
+
+class Rows:
+    def __init__(self, pixels: PixelArray) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def read(self, indices: IntArray) -> PixelArray:
+        return self.pixels[indices]
+
+
+@pytest.fixture
+def remembering(tmp_path: Path, make_classifier: Make, argmax: OperatingPoint, imprint: Imprint) -> Path:
+    folder = tmp_path / "remembering"
+    write_bundle(
+        folder, make_classifier(), operating_point=argmax, temperature=1.0, provenance={}, imprint=imprint
+    )  # fmt: skip
+    return folder
+
+
+def test_a_bundle_remembers_its_training_images(remembering: Path, imprint: Imprint) -> None:
+    found = open_bundle(remembering, check="hash").imprint
+    assert found is not None and found.salt == imprint.salt
+    for name, array in imprint.as_arrays().items():
+        np.testing.assert_array_equal(found.as_arrays()[name], array)
+    card = " ".join((remembering / "README.md").read_text().split())
+    assert "remembers 5 images of the training run by hashes of their pixels" in card
+    assert json.loads((remembering / "bundle.json").read_bytes())["seen"] == {"exact": 5, "near": 6}
+
+
+def test_a_bundle_that_remembers_is_replaced_by_one_that_does_not(
+    remembering: Path, make_classifier: Make, argmax: OperatingPoint
+) -> None:
+    write_bundle(remembering, make_classifier(), operating_point=argmax, temperature=1.0, provenance={})
+    assert open_bundle(remembering, check="hash").imprint is None and not (remembering / SEEN).exists()
+
+
+def test_flips_in_what_is_remembered_are_refused(remembering: Path) -> None:
+    path = remembering / SEEN
+    data = path.read_bytes()
+    for position in np.linspace(0, len(data) - 1, 40).astype(int):
+        changed = bytearray(data)
+        changed[position] ^= 1 << int(position % 8)
+        path.write_bytes(bytes(changed))
+        error = _refused(remembering)
+        assert error.code == "MODEL_HASH_MISMATCH" and SEEN in str(error)
+    path.write_bytes(data[:-1])
+    assert _refused(remembering).code == "MODEL_TRUNCATED"
+    path.unlink()
+    error = _refused(remembering)
+    assert error.code == "BUNDLE_FILE_MISSING" and SEEN in str(error)
+
+
+def test_a_memory_that_cannot_be_is_refused_though_sealed_again(remembering: Path, bundle_copy: Path) -> None:
+    arrays = load_file(remembering / SEEN)
+    for changes in (
+        {"exact": arrays["exact"].astype(np.float32)},
+        {"exact": arrays["exact"][:3]},  # not as many as announced
+        {"salt": arrays["salt"][:4]},
+        {"surplus": np.zeros(3, dtype=np.uint8)},
+    ):
+        save_file({name: np.ascontiguousarray(array) for name, array in {**arrays, **changes}.items()},
+                  remembering / SEEN)  # fmt: skip
+        write_seal(remembering)
+        error = _refused(remembering)
+        assert error.code == "MODEL_INVALID" and SEEN in str(error)
+    (remembering / SEEN).write_bytes(b"\x80\x04cos\nsystem\n")
+    write_seal(remembering)
+    assert _refused(remembering).code == "MODEL_CORRUPT"
+    (remembering / SEEN).unlink()
+    write_seal(remembering)
+    error = _refused(remembering)
+    assert error.code == "MODEL_INVALID" and "holds null" in str(error)
+    save_file(arrays, bundle_copy / SEEN)
+    write_seal(bundle_copy)
+    error = _refused(bundle_copy)
+    assert error.code == "MODEL_INVALID" and "announces null" in str(error)
+
+
+def test_a_bundle_without_prediction_sets_has_none(pristine: Path) -> None:
+    assert open_bundle(pristine, check="hash").conformal is None
+    assert "Prediction sets" not in (pristine / "README.md").read_text()
 
 
 def test_opening_leaves_random_state_alone(pristine: Path) -> None:
@@ -173,6 +300,11 @@ def test_files_that_are_no_safetensors_are_corrupt(bundle_copy: Path, data: byte
         {"model": None},
         {"operating_point": {}},
         {"reading": {"sixteen_bit": "guess"}},
+        {"conformal": {}},
+        {"conformal": "wide"},
+        {"conformal": {**SETS, "threshold": 2.0}},
+        {"conformal": {**SETS, "n_units": 1}},
+        {"conformal": {**SETS, "classes": ["glioma", "none", "meningioma"]}},
     ],
 )
 def test_facts_that_describe_no_classifier_are_refused(bundle_copy: Path, changes: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from medgraft.config import DataConfig
 from medgraft.errors import ModelError, UsageError
+from medgraft.evaluation.conformal import Conformal
 from medgraft.evaluation.operating_point import OperatingPoint
 from medgraft.inference import files as files_module
 from medgraft.inference.bundle import Bundle
@@ -160,6 +161,19 @@ def test_of_one_bundle_everything_is_its_own(make_bundle: MakeBundle, images: li
     logits, spread = model.score([pixels])
     assert spread is None
     np.testing.assert_array_equal(logits, Predictor(bundle, device="cpu").logits(pixels))
+
+
+def test_only_a_single_member_has_prediction_sets(make_bundle: MakeBundle, images: list[Path]) -> None:
+    conformal = Conformal(0.9, 0.3, 40, "patient", 60, ("no", "yes"))
+    members = [make_bundle(conformal=conformal), make_bundle(conformal=conformal, seed=4)]
+    one = Ensemble(members[:1], device="cpu")
+    assert one.conformal == conformal == one.as_one().conformal
+    assert all(found.prediction_set is not None for found in one.predict_paths(images[:3]))
+    several = Ensemble(members, device="cpu")
+    assert several.conformal is None and several.as_one().conformal is None
+    assert all(found.prediction_set is None and found.refer is None for found in several.predict_paths(images[:3]))
+    views = Ensemble(members[:1], device="cpu", passes=Passes.parse("flips", None))
+    assert views.conformal is None and views.as_one().conformal is None
 
 
 def test_other_classes_are_refused_and_named(make_bundle: MakeBundle) -> None:

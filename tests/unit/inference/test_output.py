@@ -77,6 +77,25 @@ def test_several_passes_add_their_spread_and_number(tmp_path: Path) -> None:
     assert list(plain) == ["notice", "bundle_id", "classes", "rows"] and "spread" not in plain["rows"][0]
 
 
+def test_prediction_sets_are_columns_where_the_bundle_has_them(tmp_path: Path) -> None:
+    sets = [("normal",), None, ()]
+    rows = [
+        replace(one, prediction_set=names, refer=None if names is None else names != ("normal",))
+        for one, names in zip(ROWS, sets, strict=True)
+    ]
+    rows.append(replace(rows[0], prediction_set=("=cmd()", "normal"), refer=True))
+    write_predictions(tmp_path / "out.csv", rows)
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        header, *cells = csv.reader(file)
+    assert header[-4:] == ["proba_normal", "prediction_set", "refer", "error"]
+    assert [row[-3:-1] for row in cells] == [["normal", "no"], ["", ""], ["", "yes"], ["'=cmd()|normal", "yes"]]
+    write_predictions(tmp_path / "out.json", rows)
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert [row["prediction_set"] for row in content["rows"]] == [["normal"], None, [], ["=cmd()", "normal"]]
+    assert [row["refer"] for row in content["rows"]] == [False, None, True, True]
+    assert "refer" not in as_json_content(ROWS)["rows"][0]
+
+
 def test_the_format_is_asked_for_or_follows_the_ending(tmp_path: Path) -> None:
     assert choose_format(None) is None
     expected: list[tuple[str, Format | None, Format]] = [

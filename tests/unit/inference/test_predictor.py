@@ -14,10 +14,12 @@ from medgraft.config import DataConfig
 from medgraft.data.image import decode
 from medgraft.data.resize import fit
 from medgraft.errors import ModelError, ResourceError, UsageError
+from medgraft.evaluation.conformal import Conformal
 from medgraft.evaluation.operating_point import OperatingPoint
 from medgraft.inference import scorer as scorer_module
-from medgraft.inference.bundle import open_bundle, write_bundle
+from medgraft.inference.bundle import Bundle, open_bundle, write_bundle
 from medgraft.inference.forward import forward_logits
+from medgraft.inference.passes import Passes
 from medgraft.inference.predictor import Predictor
 from medgraft.models.classifier import Classifier
 from medgraft.models.engine import FrozenEngine
@@ -158,6 +160,40 @@ def test_the_threshold_decides_the_label(make_classifier: Make, tmp_path: Path) 
     out = Predictor(open_bundle(tmp_path / "b"), device="cpu").predict_pixels(_pixels(3))
     assert all(one.label == "yes" for one in out if one.proba is not None and one.proba[1] >= 0.001)
     assert any(one.label == "yes" for one in out)
+
+
+def test_sets_and_referral_stand_beside_the_label(make_bundle: Callable[..., Bundle], images: list[Path]) -> None:
+    point = OperatingPoint("youden", "yes", 0.5)
+    median = float(np.median([one.proba[1] for one in Predictor(make_bundle(point=point)).predict_paths(images)]))  # type: ignore[index]
+    # so that some images are called no though their set holds yes alone
+    point = OperatingPoint("youden", "yes", min(0.99, median))
+    conformal = Conformal(0.9, min(median, 1 - median) * 0.9, 40, "patient", 90, ("no", "yes"))
+    predictor = Predictor(make_bundle(point=point, conformal=conformal), device="cpu")
+    paths = [*images[:20], images[0].parent / "gone.png", *images[20:40]]
+    out = predictor.predict_paths(paths)
+    assert (out[20].prediction_set, out[20].refer) == (None, None) and out[20].error is not None
+    scored = [one for one in out if one.proba is not None]
+    proba = np.array([one.proba for one in scored])
+    expected = [tuple(np.array(("no", "yes"))[row]) for row in proba >= conformal.threshold]
+    assert [one.prediction_set for one in scored] == expected
+    assert [one.refer for one in scored] == [names != (one.label,) for one, names in zip(scored, expected, strict=True)]
+    predicted = np.array([("no", "yes").index(one.label) for one in scored])  # type: ignore[arg-type]
+    np.testing.assert_array_equal([one.refer for one in scored], conformal.refer(proba, predicted))
+    (alone,) = predictor.predict_pixels(_pixels(1))
+    assert alone.refer is not None and predictor.conformal == conformal
+    plain = Predictor(make_bundle(), device="cpu").predict_pixels(_pixels(1))[0]
+    assert plain.prediction_set is None and plain.refer is None
+
+
+def test_other_passes_than_those_of_validation_have_no_sets(make_bundle: Callable[..., Bundle]) -> None:
+    conformal = Conformal(0.9, 0.3, 40, "image", 40, ("no", "yes"))
+    bundle = make_bundle(conformal=conformal, head=("mc_dropout 0.4",))
+    for options in ({"passes": Passes.parse("flips", None)}, {"passes": Passes.parse(None, 4)}, {"samples": 1}):
+        predictor = Predictor(bundle, device="cpu", **options)  # type: ignore[arg-type]
+        assert predictor.conformal is None and predictor.predict_pixels(_pixels(1))[0].prediction_set is None
+    assert Predictor(bundle, device="cpu").conformal == conformal
+    # a head without draws ignores how many
+    assert Predictor(make_bundle(conformal=conformal), device="cpu", samples=5).conformal == conformal
 
 
 @pytest.mark.parametrize("pool_size", ["global", "none"])

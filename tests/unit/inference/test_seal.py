@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from medgraft.errors import ModelError
-from medgraft.inference.seal import BUNDLE_FILES, MANIFEST, canonical_json, check_seal, write_seal
+from medgraft.inference.seal import BUNDLE_FILES, MANIFEST, SEEN, canonical_json, check_seal, write_seal
+
+FILES = (*BUNDLE_FILES, SEEN)
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def sealed(tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
     folder.mkdir()
     generator = random.Random(0)
-    for name in BUNDLE_FILES:
+    for name in FILES:
         (folder / name).write_bytes(generator.randbytes(997))
     write_seal(folder)
     return folder
@@ -48,7 +50,7 @@ def test_every_single_flipped_byte_of_the_manifest_is_refused(sealed: Path) -> N
     check_seal(sealed)
 
 
-@pytest.mark.parametrize("name", BUNDLE_FILES)
+@pytest.mark.parametrize("name", FILES)
 def test_flips_and_truncations_of_any_file_are_refused_and_named(sealed: Path, name: str) -> None:
     path = sealed / name
     data = path.read_bytes()
@@ -69,7 +71,7 @@ def test_flips_and_truncations_of_any_file_are_refused_and_named(sealed: Path, n
     assert _refused(sealed).code == "MODEL_EMPTY"
 
 
-@pytest.mark.parametrize("name", [*BUNDLE_FILES, MANIFEST])
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
 def test_a_removed_or_renamed_file_is_named(sealed: Path, name: str) -> None:
     (sealed / name).rename(sealed / "renamed")
     error = _refused(sealed)
@@ -77,6 +79,16 @@ def test_a_removed_or_renamed_file_is_named(sealed: Path, name: str) -> None:
     (sealed / "renamed").unlink()
     error = _refused(sealed)
     assert error.code == "BUNDLE_FILE_MISSING" and name in str(error)
+
+
+def test_a_memory_is_optional_but_not_added_later(sealed: Path) -> None:
+    memory = (sealed / SEEN).read_bytes()
+    with_memory = check_seal(sealed)
+    (sealed / SEEN).unlink()
+    assert write_seal(sealed) == check_seal(sealed) != with_memory
+    (sealed / SEEN).write_bytes(memory)
+    error = _refused(sealed)
+    assert error.code == "BUNDLE_FILE_UNLISTED" and SEEN in str(error)
 
 
 def test_added_files_folders_and_links_are_named(sealed: Path) -> None:
