@@ -55,6 +55,11 @@ def printable(value: object) -> object:
     )
 
 
+def capital(text: str) -> str:
+    """With a capital in front; the rest stays as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def picture(pixels: PixelArray) -> str:
     """``data:`` address of a JPEG with at most 160 pixels on the longer side, aspect kept.
 
@@ -78,6 +83,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["capital"] = capital
     environment.filters["estimate"] = wording.estimate_text
     environment.filters["metric"] = wording.metric_words
     environment.filters["picture"] = picture

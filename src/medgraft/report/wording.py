@@ -221,30 +221,25 @@ class Caution:
 def cautions(
     evaluation: Mapping[str, Any], checks: Sequence[CheckResult], *, n_declared: int, n_unscored: int
 ) -> list[Caution]:
-    """All that weakens the numbers, errors first."""
-    found: list[Caution] = []
-    independence = evaluation.get("patient_independence")
-    if independence == "violated":
-        found.append(
-            Caution(
-                "error",
-                "Patient independence is violated: patients stand on both sides of the split.",
-                "The numbers below are too good. Split by patient and run again.",
-            )
-        )
-    elif independence != "verified":
-        found.append(
-            Caution(
-                "warning",
-                "Patient independence is NOT verified: training and test may show the same patients.",
-                "If they do, the numbers are too good and the intervals too narrow. "
-                "Name the patient column or a rule for file names.",
-            )
-        )
+    """All that weakens the numbers, errors first; what a number's own caveat or one caution says is not said again.
+
+    Args:
+        evaluation: content of evaluation.json.
+        checks: all results; notes are left out here.
+        n_declared: images that were to be scored.
+        n_unscored: those without a score.
+    """
+    leaked = leak_caution(evaluation, checks)
+    found = [] if leaked is None else [leaked]
+    shared = leaked is not None and bool((evaluation["leaks"] or {}).get("patients"))
+    found += [] if shared else _patient_cautions(evaluation.get("patient_independence"))
     # what is not known of patients was just said
-    said = [check for check in checks if check.severity != "note" and check.code != "PATIENTS_UNKNOWN"]
+    quiet = {"PATIENTS_UNKNOWN"} | (_LEAK_CODES if leaked is not None else set())
+    if (evaluation.get("baseline_verdict") or {}).get("text"):
+        quiet.add("BASELINE_NOT_BEATEN")  # stands with the leading number
+    said = [check for check in checks if check.severity != "note" and check.code not in quiet]
     found += [Caution(check.severity, check.title, check.advice) for check in said]
-    missing = max(n_unscored, n_declared - int(evaluation["n_images"]))
+    missing = max(n_unscored, n_declared - _n_scored(evaluation))
     if missing:
         found.append(
             Caution(
@@ -253,14 +248,103 @@ def cautions(
                 "They are listed under Images without a score." if n_unscored else "",
             )
         )
-    found += _size_cautions(evaluation)
+    told = lacking_classes(evaluation) if leaked is not None else []
+    sized = any(check.code == "SIZE_TEST_CLASS" for check in said)
+    sized = sized or (leaked is not None and leaked.severity == "error")
+    found += _size_cautions(evaluation, told=told, sized=sized)
     return sorted(found, key=lambda caution: ("error", "warning", "note").index(caution.severity))
 
 
-def _size_cautions(evaluation: Mapping[str, Any]) -> list[Caution]:
+# checks that say what the conclusion about leaks says
+_LEAK_CODES = {
+    "COPIES_ACROSS_PARTS",
+    "COPIES_NEAR_ACROSS_PARTS",
+    "PATIENTS_ACROSS_PARTS",
+    "SEEN_IN_TRAINING",
+    "LEAK_NOTHING_CLEAN",
+    "LEAK_CLEAN_SMALL",
+}
+
+
+def leak_count(evaluation: Mapping[str, Any]) -> int:
+    """Scored images that training has seen, themselves or their patient; 0 where nothing is known."""
+    leaks = evaluation.get("leaks") or {}
+    return sum(int(leaks.get(kind) or 0) for kind in ("exact", "near", "patients"))
+
+
+def lacking_classes(evaluation: Mapping[str, Any]) -> list[str]:
+    """Classes of the scored images of which training has seen every one."""
+    counts = [_class_counts((evaluation.get("subsets") or {}).get(name)) for name in ("all", "clean")]
+    return [name for name, n, left in zip(evaluation["classes"], *counts, strict=False) if n and not left]
+
+
+def leak_caution(evaluation: Mapping[str, Any], checks: Sequence[CheckResult]) -> Caution | None:
+    """What can and cannot be concluded where training has seen scored images, or nobody knows; None where it has not.
+
+    An error when the clean images are none, few or lack a class: then no number answers the question.
+    """
+    leaks = evaluation.get("leaks") or {}
+    conclusion = sentence(str(leaks.get("conclusion") or ""))
+    if not conclusion or not (leak_count(evaluation) or nothing_known(evaluation)):
+        return None
+    weak = any(check.code.startswith("LEAK_") for check in checks) or lacking_classes(evaluation)
+    if leak_count(evaluation) and (weak or evaluation.get("headline") != "clean"):
+        return Caution("error", conclusion, "Test on images of other patients, which training has not seen.")
+    return Caution("warning", conclusion)
+
+
+def nothing_known(evaluation: Mapping[str, Any]) -> bool:
+    """Whether it was asked what training has seen, and nobody knows."""
+    return str((evaluation.get("leaks") or {}).get("against") or "").startswith("nothing")
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop; nothing stays nothing.
+
+    Example:
+        >>> sentence("of 12 images 3 are copies")
+        'Of 12 images 3 are copies.'
+    """
+    text = text.strip()
+    return "" if not text else text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+
+
+def _class_counts(subset: Mapping[str, Any] | None) -> list[int]:
+    return [sum(row) for row in (subset or {}).get("confusion") or []]
+
+
+def _n_scored(evaluation: Mapping[str, Any]) -> int:
+    """All scored images, also where the leading numbers are of the clean ones alone."""
+    whole = (evaluation.get("subsets") or {}).get("all") or evaluation
+    return int(whole["n_images"])
+
+
+def _patient_cautions(independence: str | None) -> list[Caution]:
+    if independence == "verified":
+        return []
+    if independence == "violated":
+        return [
+            Caution(
+                "error",
+                "Patient independence is violated: patients stand on both sides of the split.",
+                "The numbers below are too good. Split by patient and run again.",
+            )
+        ]
+    return [
+        Caution(
+            "warning",
+            "Patient independence is NOT verified: training and test may show the same patients.",
+            "If they do, the numbers are too good and the intervals too narrow. "
+            "Name the patient column or a rule for file names.",
+        )
+    ]
+
+
+def _size_cautions(evaluation: Mapping[str, Any], *, told: Sequence[str], sized: bool) -> list[Caution]:
+    """Too few images, and classes without any but those already told; ``sized``: small classes are told too."""
     found: list[Caution] = []
     counts = {name: sum(row) for name, row in zip(evaluation["classes"], evaluation["confusion"], strict=True)}
-    empty = [name for name, n in counts.items() if n == 0]
+    empty = [name for name, n in counts.items() if n == 0 and name not in told]
     few = [f"{name} ({n})" for name, n in counts.items() if 0 < n < SMALL_CLASS]
     n_images = int(evaluation["n_images"])
     if n_images < SMALL_TEST:
@@ -275,6 +359,6 @@ def _size_cautions(evaluation: Mapping[str, Any]) -> list[Caution]:
         found.append(
             Caution("warning", f"The test set has no case of {', '.join(empty)}; what needs one is not estimable.")
         )
-    if few:
+    if few and not sized:
         found.append(Caution("warning", f"Fewer than {SMALL_CLASS} test images of {', '.join(few)}."))
     return found

@@ -56,9 +56,12 @@ def fake_image(seed: int, *, color: bool = False) -> PixelArray:
 
 def fake_history() -> list[EpochRow]:
     rows = [
-        EpochRow("head", e, 0.62 / e**0.5, 0.7 + 0.02 * e, 0.55 / e**0.45, 0.74 + 0.017 * e, 0.9 + 0.006 * e, 1e-3, 0.4)
+        EpochRow(
+            "head", e, 0.62 / e**0.5, 0.7 + 0.02 * e, 0.55 / e**0.45, 0.74 + 0.017 * e, 0.9 + 0.006 * e, 1e-3, 0.4,
+            best=e == 10,
+        )
         for e in range(1, 11)
-    ]
+    ]  # fmt: skip
     for e, val in enumerate((0.185, 0.16, 0.142, 0.137, 0.15, 0.158), start=1):
         rows.append(
             EpochRow(
@@ -213,6 +216,13 @@ def test_every_figure_is_a_png_file_and_an_embedded_svg_with_alt_text(tmp_path: 
     assert sum((attrs["src"] or "").startswith("data:image/svg+xml;base64,") for attrs in images) == len(names)
 
 
+def test_every_phase_has_a_row_whether_it_found_anything_better_or_not(tmp_path: Path) -> None:
+    shown = content()
+    page = render(shown, tmp_path)
+    assert "head 10 0.1951 0.9100 0.9600" in page.text
+    assert "finetune none was better than the weights before this phase, which were kept" in page.text
+
+
 def test_page_has_no_script_no_request_and_a_policy_that_forbids_them(tmp_path: Path) -> None:
     page = render(content(), tmp_path)
     policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
@@ -237,7 +247,7 @@ def test_hostile_names_stay_text_everywhere(tmp_path: Path, n_classes: int) -> N
         plan_rows=[(evil, evil, evil)],
         provenance=[(evil, evil)],
         unscored=[(evil, evil), (HOSTILE[1], evil)],
-        checks=[CheckResult(evil, "warning", evil, {}, evil)],
+        checks=[CheckResult(evil, "warning", evil, {}, evil), CheckResult(evil, "note", evil, {evil: evil})],
         history=[replace(row, phase=evil) for row in shown.history],
         sample_grid=[Thumb(evil, fake_image(1), evil)],
     )
@@ -321,7 +331,9 @@ def test_evaluation_of_new_data_leaves_out_what_there_is_not(tmp_path: Path) -> 
     )
     for absent in ("Best epoch", "Typical cases", "Plan", "Provenance", "Checks of the data", "Images without a score"):
         assert absent.lower() not in " ".join(page.words).lower().replace("explanation", "")
-    assert "300 images in the test part" in page.text
+    assert "300 images. Bars are on one scale" in page.text
+    assert "test part" not in page.text.lower() and "test images" not in page.text.lower()
+    assert "These images only, positive class PNEUMONIA" in page.text
     assert "No warning" in page.text
     assert not (tmp_path / "plots" / "training_loss.png").exists()
 
@@ -358,7 +370,9 @@ def test_what_weakens_the_numbers_stands_before_them(tmp_path: Path) -> None:
     assert "Every image has a label." not in top
     unknown = CheckResult("PATIENTS_UNKNOWN", "warning", "nothing says which images show the same patient")
     again = render(replace(shown, evaluation=unsure, checks=(unknown,)), tmp_path)
-    assert again.text.count(unknown.title) == 1, "among the checks; the page begins with the same in other words"
+    assert again.text.count("Nothing says which images show the same patient") == 1, (
+        "among the checks; the page begins with the same in other words"
+    )
     violated = render(replace(shown, evaluation={**unsure, "patient_independence": "violated"}), tmp_path)
     assert "Patient independence is violated" in violated.text
 
