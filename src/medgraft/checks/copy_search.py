@@ -37,6 +37,11 @@ class CopySearch:
     prints: Fingerprints
     pairs: tuple[CopyPair, ...]
 
+    def prints_of(self, rows: IntArray) -> Fingerprints:
+        """Those of some of the images, in this order."""
+        own = self.prints
+        return Fingerprints(own.thumbnails[rows], own.sizes[rows], own.known[rows], own.contrast[rows])
+
     def ends(self) -> list[tuple[int, int]]:
         """Positions of the images of each pair."""
         return [(pair.first, pair.second) for pair in self.pairs]

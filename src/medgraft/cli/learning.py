@@ -13,14 +13,70 @@ from medgraft.cli.options import Asked, Debug, Json, RunFolder, Source, with_set
 from medgraft.types import RESEARCH_USE_ONLY
 
 
-@with_settings("data", "network", "training")
-def train(source: Source, asked: Asked, out: RunFolder = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Train a classifier; ends with a bundle, per-image scores and a report."""
+@with_settings("data", "network", "training", "strict", "subgroups")
+def train(
+    source: Source,
+    asked: Asked,
+    sensitivity: Annotated[
+        float | None, typer.Option(help="Operating point: at least this sensitivity on validation.", show_default=False)
+    ] = None,
+    specificity: Annotated[
+        float | None, typer.Option(help="Operating point: at least this specificity on validation.", show_default=False)
+    ] = None,
+    cost: Annotated[
+        float | None,
+        typer.Option(help="Operating point: what a missed case costs, in false alarms.", show_default=False),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Cross-validate with so many folds of whole patients.", show_default=False)
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="Cross-validations with new folds; 1.", show_default=False)
+    ] = None,
+    out: RunFolder = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train a classifier; ends with a bundle, per-image scores and a report. With --folds, cross-validate that."""
+    asked = _with_operating_point(asked, {"sensitivity": sensitivity, "specificity": specificity, "cost": cost})
+    if folds is not None or repeats is not None:
+        from medgraft.workflows.crossval import cross_validate_training
+
+        _require_folds(folds)
+        with shown_progress() as progress:
+            pooled = cross_validate_training(
+                source, folds=folds or 0, repeats=repeats or 1, out=out, config=asked.load(), progress=progress
+            )
+        print_evaluation(pooled.facts, pooled.folder, pooled.report, pooled.seconds, part="out of fold")
+        return
     from medgraft.workflows.train import train as run
 
     with shown_progress() as progress:
         result = run(source, out=out, config=asked.load(), progress=progress)
-    print_evaluation(result.evaluation, result.folder, result.report, result.seconds)
+    print_evaluation(result.facts, result.folder, result.report, result.seconds)
+
+
+def _with_operating_point(asked: Asked, rules: dict[str, float | None]) -> Asked:
+    """At most one rule; which values it may have is said by the configuration."""
+    given = {name: value for name, value in rules.items() if value is not None}
+    if len(given) > 1:
+        from medgraft.errors import UsageError
+
+        raise UsageError(
+            "OPTION_CONFLICT",
+            f"there is one operating point, but {' and '.join(f'--{name}' for name in given)} ask for several",
+            fix="give one of them",
+        )
+    for name, value in given.items():
+        asked = asked.and_value("evaluation.operating_point", f"{name}:{value:g}")
+    return asked
+
+
+def _require_folds(folds: int | None) -> None:
+    if folds is None:
+        from medgraft.errors import UsageError
+
+        raise UsageError("OPTION_MISSING", "--repeats repeats a cross-validation", fix="add --folds 5")
 
 
 @with_settings("data", "training")
@@ -132,4 +188,4 @@ def demo(
 
     with shown_progress() as progress:
         result = run(out, progress=progress)
-    print_evaluation(result.evaluation, result.folder, result.report, result.seconds)
+    print_evaluation(result.facts, result.folder, result.report, result.seconds)

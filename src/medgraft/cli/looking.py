@@ -12,25 +12,29 @@ from medgraft.cli.options import Asked, Debug, Json, RunFolder, Source, with_set
 from medgraft.types import RESEARCH_USE_ONLY
 
 
-@with_settings("data")
+@with_settings("data", device=True, recipe=False)
 def check(
     source: Source,
     asked: Asked,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.", show_default=False)] = None,
+    out: RunFolder = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Another source to compare this one with.", show_default=False)
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Read and decode everything as training would, and say what is wrong with it. Exit code 3 on errors."""
+    """Look for copies, leaks, wrong labels, shortcuts and shift, before any training. Exit code 3 on errors."""
     from medgraft.workflows.check import check as run
 
     with shown_progress() as progress:
-        report = run(source, out=out, config=asked.load(), progress=progress)
+        report = run(source, out=out, against=against, config=asked.load(), progress=progress)
     if DISPLAY.as_json:
         print_json([result.as_dict() for result in report.checks])
     else:
-        for name, row in report.manifest.counts().items():
+        for name, row in ({} if report.manifest is None else report.manifest.counts()).items():
             print(f"{name}: " + ", ".join(f"{count:,} {part}" for part, count in row.items()))
-        print_checks(report.checks)
+        print_checks(report.checks, report.folder)
+        print(f"folder  {report.folder}\npage    {report.page}\n{report.seconds:.0f} s. {RESEARCH_USE_ONLY}")
     if not report.usable:
         raise typer.Exit(3)
 

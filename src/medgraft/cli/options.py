@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -51,7 +51,7 @@ def _path(name: str, about: str) -> Any:
     return Annotated[Path | None, typer.Option(name, help=about, show_default=False)]
 
 
-Group = Literal["data", "network", "training"]
+Group = Literal["data", "network", "training", "strict", "subgroups"]
 
 # Dotted key of the configuration, and the option that sets it.
 _OPTIONS: dict[Group, dict[str, Any]] = {
@@ -80,6 +80,15 @@ _OPTIONS: dict[Group, dict[str, Any]] = {
         ],
         "training.device": Device,
     },
+    "strict": {
+        "checks.strict": Annotated[
+            bool | None,
+            typer.Option("--strict", help="Refuse test images that training has seen.", show_default=False),
+        ],
+    },
+    "subgroups": {
+        "evaluation.by": _text("--by", "Columns whose values become subgroups, with commas between: sex,site."),
+    },
 }
 _RECIPE = _text("--recipe", "Configuration of a published system; `medgraft recipes` lists them.")
 _CONFIG = _path("--config", "TOML file with settings.")
@@ -104,6 +113,10 @@ class Asked:
     recipe: str | None = None
     changes: tuple[str, ...] = ()
     values: dict[str, object] = field(default_factory=dict)
+
+    def and_value(self, key: str, value: object) -> Asked:
+        """The same with one more option."""
+        return replace(self, values={**self.values, key: value})
 
     def load(self) -> Config:
         """One validated configuration; all faults at once."""
@@ -134,6 +147,8 @@ def with_settings(
         @functools.wraps(verb)
         def command(**given: Any) -> None:
             values = {key: value for key, name in names.items() if (value := given.pop(name)) is not None}
+            if "evaluation.by" in values:
+                values["evaluation.by"] = tuple(name.strip() for name in str(values["evaluation.by"]).split(","))
             name, config, changes = given.pop("recipe", None), given.pop("config"), given.pop("set_")
             verb(**given, asked=Asked(config, name, tuple(changes or ()), values))
 

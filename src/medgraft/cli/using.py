@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from medgraft.cli.display import DISPLAY, print_evaluation, print_json, shown_progress
-from medgraft.cli.options import Asked, Debug, Device, Json, RunFolder, Source, with_settings
+from medgraft.cli.options import Asked, Debug, Device, Json, RunFolder, with_settings
 from medgraft.types import RESEARCH_USE_ONLY
 
-Bundle = Annotated[Path, typer.Argument(help="Bundle folder, or a run folder that holds one.", show_default=False)]
+Part = Literal["all", "train", "val", "test"]
 Tta = Annotated[
     str | None,
     typer.Option(help="Test-time augmentation: flips, or affine:8 for 8 views.", show_default=False),
@@ -19,26 +19,57 @@ Tta = Annotated[
 Mc = Annotated[int | None, typer.Option(help="Draws of the head's dropout, averaged.", show_default=False)]
 
 
-@with_settings("data", device=True, recipe=False)
+@with_settings("data", "strict", "subgroups", device=True, recipe=False)
 def evaluate(
-    bundle: Bundle,
-    source: Source,
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="A bundle or run folder, several for an ensemble, then the source.", show_default=False),
+    ],
     asked: Asked,
     out: RunFolder = None,
-    part: Annotated[
-        Literal["all", "train", "val", "test"], typer.Option(help="Part of a source that declares parts.")
-    ] = "all",
+    part: Annotated[Part, typer.Option(help="Part of a source that declares parts.")] = "all",
+    paired: Annotated[
+        bool, typer.Option("--paired", help="Compare the bundles with each other on the same patients.")
+    ] = False,
     tta: Tta = None,
     mc: Mc = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Evaluate a bundle on labelled images; classes are matched by name."""
+    *bundles, source = inputs
+    _require_bundles(bundles, paired=paired)
+    if paired:
+        _evaluate_paired(bundles, source, asked, out, part)
+        return
     from medgraft.workflows.evaluate import evaluate as run
 
     with shown_progress() as progress:
-        result = run(bundle, source, out=out, part=part, tta=tta, mc=mc, config=asked.load(), progress=progress)
-    print_evaluation(result.evaluation, result.folder, result.report, result.seconds, part="evaluated")
+        result = run(bundles, source, out=out, part=part, tta=tta, mc=mc, config=asked.load(), progress=progress)
+    print_evaluation(result.facts, result.folder, result.report, result.seconds, part="evaluated")
+
+
+def _require_bundles(bundles: list[Path], *, paired: bool) -> None:
+    """The source is the last of the arguments; before it stand one bundle, or two and more to compare."""
+    from medgraft.errors import UsageError
+
+    if not bundles:
+        raise UsageError("ARGUMENTS_MISSING", "a bundle and a source are needed", fix="medgraft evaluate BUNDLE SOURCE")
+    if paired and len(bundles) < 2:
+        raise UsageError("PAIRED_COUNT", "a comparison needs two bundles", fix="medgraft evaluate A B SOURCE --paired")
+
+
+def _evaluate_paired(bundles: list[Path], source: Path, asked: Asked, out: Path | None, part: Part) -> None:
+    from medgraft.workflows.paired import evaluate_paired as run
+
+    with shown_progress() as progress:
+        result = run(bundles, source, out=out, part=part, config=asked.load(), progress=progress)
+    if DISPLAY.as_json:
+        print_json({**result.facts, "folder": str(result.folder), "report": str(result.report)})
+        return
+    for line in result.lines:
+        print(line)
+    print(f"folder  {result.folder}\nreport  {result.report}\n{result.seconds:.0f} s. {RESEARCH_USE_ONLY}")
 
 
 def predict(

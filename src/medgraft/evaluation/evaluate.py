@@ -1,6 +1,6 @@
 """From scores to evaluation.json: every metric with its interval, its n and how both were made.
 
-Scores ─► Bootstrap of patients ─┬─ metrics (estimates)
+Answers ─► Bootstrap of patients ┬─ metrics (estimates)
                                  ├─ calibration before and after (probabilities) ──┐
 uncalibrated logits ─────────────┘                                                 ├─► Evaluation ─► evaluation.json
                                  ├─ decision_curve, of two classes ────────────────┤
@@ -10,6 +10,7 @@ uncalibrated logits ─────────────┘                  
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from medgraft.config.schema import EvaluationConfig
 from medgraft.evaluation.bootstrap import Bootstrap
 from medgraft.evaluation.calibration import apply_temperature
 from medgraft.evaluation.decision_curve import DecisionCurve, decision_curve
+from medgraft.evaluation.differences import Answers
 from medgraft.evaluation.estimates import MetricEstimates
 from medgraft.evaluation.metrics import METRICS, confusion_matrix
 from medgraft.evaluation.operating_point import OperatingPoint
@@ -48,6 +50,7 @@ class Evaluation:
         decision_curve: net benefit over thresholds, of two classes.
         risk_coverage: error against the share of images answered.
         inference: what probabilities were averaged over (``tta, mc, members, passes``); None for one pass.
+        cross_validation: how the scores came about, where no single model made them; else None.
     """
 
     classes: tuple[str, ...]
@@ -64,6 +67,7 @@ class Evaluation:
     decision_curve: DecisionCurve
     risk_coverage: RiskCoverage
     inference: dict[str, Any] | None = None
+    cross_validation: dict[str, Any] | None = None
 
     def with_patient_independence(self, value: PatientIndependence) -> Evaluation:
         """The same numbers with what is known about patients shared with training."""
@@ -77,8 +81,10 @@ class Evaluation:
         return {name: self.metrics[name] for name in ("sensitivity", "specificity")}
 
     def as_dict(self) -> dict[str, Any]:
-        """Exactly evaluation.json."""
+        """Exactly evaluation.json; ``cross_validation`` stands there only where there was one."""
+        crossed = {} if self.cross_validation is None else {"cross_validation": self.cross_validation}
         return {
+            **crossed,
             "task": "classification",
             "classes": list(self.classes),
             "n_images": self.n_images,
@@ -116,7 +122,48 @@ def evaluate_scores(
     inference: dict[str, Any] | None = None,
     logits: FloatArray | None = None,
 ) -> Evaluation:
-    """Evaluate calibrated probabilities at a fixed operating point.
+    """Evaluate calibrated probabilities at a fixed operating point, see `evaluate_answers`.
+
+    Args:
+        scores: the images that could be scored; ``patient_ids`` are the resampling units.
+        operating_point: chosen on validation; makes the predictions.
+        temperature: as for `evaluate_answers`.
+        config: as for `evaluate_answers`.
+        patients_known: as for `evaluate_answers`.
+        n_declared: as for `evaluate_answers`.
+        seed: as for `evaluate_answers`.
+        inference: as for `evaluate_answers`.
+        logits: as for `evaluate_answers`.
+
+    Raises:
+        ModelError: OPERATING_POINT_MISMATCH.
+    """
+    return evaluate_answers(
+        Answers(scores, operating_point.predict(scores.y_proba, scores.classes)),
+        operating_point,
+        temperature=temperature,
+        config=config,
+        patients_known=patients_known,
+        n_declared=n_declared,
+        seed=seed,
+        inference=inference,
+        logits=logits,
+    )
+
+
+def evaluate_answers(
+    answers: Answers,
+    operating_point: OperatingPoint,
+    *,
+    temperature: float,
+    config: EvaluationConfig,
+    patients_known: bool,
+    n_declared: int,
+    seed: int,
+    inference: dict[str, Any] | None = None,
+    logits: FloatArray | None = None,
+) -> Evaluation:
+    """Evaluate calibrated probabilities and the predictions made of them, by whatever rule.
 
     Intervals: shares have Wilson's and AUROC DeLong's on the logit scale, with the patients as clusters where they
     have several images; all else is a bootstrap of patients (of images where patients are unknown), percentile or BCa.
@@ -124,8 +171,8 @@ def evaluate_scores(
     ``patient_independence`` begins as "not verified".
 
     Args:
-        scores: the images that could be scored; ``patient_ids`` are the resampling units.
-        operating_point: chosen on validation.
+        answers: of the images that could be scored; their ``patient_ids`` are the resampling units.
+        operating_point: recorded; of two classes its positive one is what the metrics are of.
         temperature: what the probabilities were made with; recorded.
         config: level, number of resamples and kind of interval.
         patients_known: whether the units are patients.
@@ -133,13 +180,10 @@ def evaluate_scores(
         seed: of the bootstrap.
         inference: what the probabilities were averaged over; recorded.
         logits: (N, C) before the temperature, for calibration before it; None leaves that out.
-
-    Raises:
-        ModelError: OPERATING_POINT_MISMATCH.
     """
+    scores, y_pred = answers.scores, answers.predicted
     if n_declared < len(scores):
         raise ValueError(f"{n_declared} images declared but {len(scores)} scored")
-    y_pred = operating_point.predict(scores.y_proba, scores.classes)
     positive = operating_point.positive
     index = None if positive is None else scores.classes.index(positive)
     bootstrap = Bootstrap(scores, config, seed=seed, kind="patient" if patients_known else "image")
@@ -178,7 +222,14 @@ def _all_metrics(
     return {**{metric: maker.of_task(metric, per_class) for metric in METRICS}, **macro}, per_class
 
 
-def write_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Write evaluation.json: UTF-8, keys sorted, no NaN (what is not estimable is null with a reason)."""
-    text = json.dumps(evaluation.as_dict(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+def write_evaluation(evaluation: Evaluation, path: Path, *, beside: Mapping[str, Any] | None = None) -> None:
+    """Write evaluation.json: UTF-8, keys sorted, no NaN (what is not estimable is null with a reason).
+
+    Args:
+        evaluation: of the images that the leading numbers are of.
+        path: file to write; replaced.
+        beside: further entries, of what is known about how far the numbers can be believed.
+    """
+    content = {**evaluation.as_dict(), **(beside or {})}
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")

@@ -40,24 +40,38 @@ _VERSIONS = (1, *(version(package) for package in ("timm", "torch", "openvino"))
 
 @dataclass(frozen=True)
 class Activations:
-    """Views of the same N images.
+    """Views of the same N images, or of some of these.
 
     Attributes:
         views: K + 1 arrays (N, …) float16, view 0 clean.
+        rows: (n,) the images that are meant; None: all of them.
     """
 
     views: tuple[npt.NDArray[np.float16], ...]
+    rows: IntArray | None = None
 
     def __len__(self) -> int:
-        return len(self.views[0])
+        return len(self.views[0]) if self.rows is None else len(self.rows)
+
+    def take(self, rows: IntArray) -> Activations:
+        """Some of the images, in this order; nothing is copied."""
+        return Activations(self.views, self._places(rows))
+
+    def view(self, number: int) -> npt.NDArray[np.float16]:
+        """One view (n, …) of the images; a copy where they were taken out of more."""
+        return self.views[number] if self.rows is None else self.views[number][self.rows]
 
     def read(self, rows: IntArray, view: IntArray) -> Tensor:
         """Activations (n, …) float32 of image ``rows[i]`` in view ``view[i]``."""
+        places = self._places(rows)
         batch = np.empty((len(rows), *self.views[0].shape[1:]), dtype=np.float32)
         for number in np.unique(view):
             chosen = view == number
-            batch[chosen] = self.views[number][rows[chosen]]
+            batch[chosen] = self.views[number][places[chosen]]
         return torch.from_numpy(batch)
+
+    def _places(self, rows: IntArray) -> IntArray:
+        return rows if self.rows is None else self.rows[rows]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from medgraft.training.losses import make_loss
 from medgraft.training.plan import Plan
 from medgraft.training.probe import fit_probe
 from medgraft.training.sources import ActivationSource, PixelSource
-from medgraft.types import EpochRow
+from medgraft.types import EpochRow, IntArray
 
 ACTIVATION_CACHE_BYTES = 20 * 10**9
 # parameters below which a step is a few milliseconds on one core
@@ -50,16 +50,36 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
+class Pool:
+    """Images whose activations are computed together, once for every part that is taken from them.
+
+    Cross-validation trains on other parts of the same images again and again. Views named by the images of a part
+    would be computed anew for each; those of the pool are computed once, and parts are rows of them.
+
+    Attributes:
+        pixels: M images at network size.
+        rows: (N,) which of them a part consists of.
+        seed: of the augmented views, the same for all trainings.
+    """
+
+    pixels: Pixels
+    rows: IntArray
+    seed: int
+
+
+@dataclass(frozen=True)
 class LabelledPixels:
     """One part of the data, ready to train on.
 
     Attributes:
         manifest: N readable samples.
         pixels: N images at network size, in the same order.
+        pool: what they were taken from, where other trainings take from it too.
     """
 
     manifest: Manifest
     pixels: Pixels
+    pool: Pool | None = None
 
 
 @dataclass
@@ -210,6 +230,7 @@ class _Trainer:
     on_epoch: Callable[[EpochRow], None]
     should_stop: Callable[[], bool]
     engines: Engines | None
+    backbone_trained: bool = False
 
     @property
     def folder(self) -> Path:
@@ -220,6 +241,7 @@ class _Trainer:
             self._freeze(phase)
             return self._probe(phase, self._cut(phase))
         opened = self.open(number, phase)
+        self.backbone_trained |= phase.trains != "head"
         with opened.stepping():
             return fit_phase(opened.run, opened.train, opened.val)
 
@@ -248,7 +270,13 @@ class _Trainer:
             bytes_per_image: int = 2 * prefix(example).numel()
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
-        return bytes_per_image * len(self.train.pixels) * (self.plan.views + 1) < 0.5 * free
+        pool = self._pool(self.train)
+        n_images = len(self.train.pixels if pool is None else pool.pixels)
+        return bytes_per_image * n_images * (self.plan.views + 1) < 0.5 * free
+
+    def _pool(self, part: LabelledPixels) -> Pool | None:
+        """What a part shares with other trainings: nothing once the frozen part holds weights of this one."""
+        return None if self.backbone_trained else part.pool
 
     def _activations(self, cut: Cut, prefix: Prefix) -> tuple[Activations, Activations]:
         """All views of the training part, the clean view of validation."""
@@ -256,14 +284,16 @@ class _Trainer:
         engine = self._engine(prefix, identity)
 
         def views(part: LabelledPixels, what: str, numbers: tuple[int, ...]) -> Activations:
-            return compute_activations(
+            pool = self._pool(part)
+            computed = compute_activations(
                 engine,
-                part.pixels,
-                ViewRequest(self.plan.augmentation, numbers, self.plan.seed),
+                part.pixels if pool is None else pool.pixels,
+                ViewRequest(self.plan.augmentation, numbers, self.plan.seed if pool is None else pool.seed),
                 folder=self.folder,
                 identity=identity,
                 progress=lambda view, done, total: self._advance(f"frozen part, {what}, {view}", done, total),
             )
+            return computed if pool is None else computed.take(pool.rows)
 
         return views(self.train, "train", tuple(range(self.plan.views + 1))), views(self.val, "validation", (0,))
 

@@ -127,13 +127,12 @@ def _stack(activations: Activations, targets: IntArray) -> tuple[FloatArray, Int
     """All views one below the other, as many as memory allows, float32 values."""
     n_values = len(activations) * int(np.prod(activations.views[0].shape[1:]))
     kept = max(1, min(len(activations.views), MOST_VALUES // n_values))
-    views = [view.reshape(len(view), -1) for view in activations.views[:kept]]
+    views = [activations.view(number).reshape(len(activations), -1) for number in range(kept)]
     return np.concatenate(views).astype(np.float32), np.tile(targets, kept)
 
 
 def _clean(activations: Activations) -> FloatArray:
-    view = activations.views[0]
-    return view.reshape(len(view), -1).astype(np.float64)
+    return activations.view(0).reshape(len(activations), -1).astype(np.float64)
 
 
 def _solve(

@@ -41,8 +41,8 @@ from medgraft.workflows.machine import choose_device, machine_facts, use_threads
 from medgraft.workflows.planning import read_labelled
 from medgraft.workflows.prepare import Prepared, peek_prepared, prepare_all
 from medgraft.workflows.progress import Progress, Silent
-from medgraft.workflows.results import scores_of
 from medgraft.workflows.run_folder import choose_run_folder
+from medgraft.workflows.scored import scores_of
 from medgraft.workflows.settings import load_settings
 from medgraft.workflows.stopping import StopRequest
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from medgraft.checks.leaks import leaks_of_model, refuse_leaks
 from medgraft.config import Config
 from medgraft.data.manifest import Manifest
 from medgraft.data.pixels import Pixels, ingest
@@ -21,11 +22,14 @@ from medgraft.inference.ensemble import Ensemble, Folders, open_ensemble
 from medgraft.inference.files import same_fit
 from medgraft.inference.passes import Passes
 from medgraft.types import SPLITS, Preprocess
+from medgraft.workflows.deep_checks import look_deeper
+from medgraft.workflows.gallery import copy_pictures, suspect_pictures
 from medgraft.workflows.machine import choose_device, use_threads
 from medgraft.workflows.prepare import Prepared, prepare
 from medgraft.workflows.progress import Progress, Silent
-from medgraft.workflows.results import ScoredPart, TrainingStory, write_results
+from medgraft.workflows.results import Story, write_results
 from medgraft.workflows.run_folder import choose_run_folder, create_folder, environment, now, write_json
+from medgraft.workflows.scored import ScoredPart
 from medgraft.workflows.settings import load_settings
 
 Part = Literal["all", "train", "val", "test"]
@@ -33,11 +37,20 @@ Part = Literal["all", "train", "val", "test"]
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Where an evaluation lies, and its numbers."""
+    """Where an evaluation lies, and its numbers.
+
+    Attributes:
+        folder: of the evaluation.
+        report: the page to open.
+        evaluation: of the images that the models have not seen, if any.
+        facts: content of evaluation.json.
+        seconds: wall time.
+    """
 
     folder: Path
     report: Path
     evaluation: Evaluation
+    facts: dict[str, Any]
     seconds: float
 
 
@@ -71,6 +84,9 @@ def evaluate(  # a verb: its arguments are the options of the command line
         ModelError: a damaged bundle; ``ENSEMBLE_CLASSES``.
         DataError: labels the bundle does not know.
         UsageError: ``TTA_UNKNOWN``, ``MC_RANGE``, ``MC_NO_DROPOUT``.
+
+    A bundle remembers its training images as hashes: those among the images here are scored apart, or refused with
+    ``checks.strict`` (DataError ``LEAK_REFUSED``).
     """
     began = time.perf_counter()
     progress = progress or Silent()
@@ -81,32 +97,43 @@ def evaluate(  # a verb: its arguments are the options of the command line
     use_threads(asked.training.threads)
     model = open_ensemble(bundle, device=device, passes=passes)
     resolved = _reading_as_trained(asked, model.members[0].bundle)
-    manifest = _declared(read_source(source, resolved.data, classes=model.classes), part, source)
+    by = resolved.evaluation.by
+    manifest = _declared(read_source(source, resolved.data, classes=model.classes, keep=by), part, source)
     folder = choose_run_folder(source, None if out is None else Path(out))
     progress.say(f"{len(manifest):,} images, model {', '.join(one[:12] for one in model.ids)}")
     described = [*model.described(), *_one_reading(model)]
     for line in described:
         progress.say(line)
     prepared = prepare(manifest, resolved, model.members[0].bundle.preprocess, purpose="evaluate", progress=progress)
-    scored = _scored(model, prepared, manifest, resolved, progress)
+    images = prepared.images()
+    leaks = leaks_of_model(
+        [member.bundle.imprint for member in model.members],
+        prepared.copies.prints,
+        [record.pixel_hash for record in images.records],
+    )
+    if resolved.checks.strict:
+        refuse_leaks(leaks, images.manifest, where=str(source))
+    scored = replace(_scored(model, prepared, manifest, resolved, progress), leaks=leaks)
+    every = np.arange(len(images))
+    looked = look_deeper(
+        images, scored=every, fit=None, labelled=every, config=resolved, device=device, progress=progress
+    )
     create_folder(folder)
-    write_json(folder / "checks.json", [check.as_dict() for check in prepared.checks])
     # whether these patients were in training is not known from here
+    scored = replace(scored, checks=(*scored.checks, *looked.checks))
     provenance = {**_provenance(model, source, began), "patient_independence": "not verified"}
     if described:
         provenance["inference"] = "; ".join(described)
-    evaluation, report = write_results(
-        folder,
-        model.as_one(),
-        scored,
-        config=resolved,
-        story=TrainingStory(),
+    story = Story(
+        title=source.resolve().stem,
         independence="not verified",
         provenance=provenance,
-        title=source.resolve().stem,
+        looked=looked,
+        pictures={**copy_pictures(images, prepared.copies), **suspect_pictures(images, looked.labels)},
     )
+    results = write_results(folder, model.as_one(), scored, config=resolved, story=story, progress=progress)
     write_json(folder / "run.json", provenance)
-    return EvaluateResult(folder, report, evaluation, time.perf_counter() - began)
+    return EvaluateResult(folder, results.report, results.evaluation, results.facts, time.perf_counter() - began)
 
 
 def _scored(model: Ensemble, prepared: Prepared, manifest: Manifest, config: Config, progress: Progress) -> ScoredPart:

@@ -5,6 +5,7 @@ read → fraction → peek → network → decode all → split → checks → p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from medgraft.evaluation.operating_point import choose_positive
 from medgraft.models.classifier import Classifier, build_classifier
 from medgraft.models.freeze import set_trainable
 from medgraft.training.plan import DataFacts, MachineFacts, Plan, PlanRow, choose_size, make_plan
+from medgraft.types import CheckResult
 from medgraft.workflows.machine import Device, choose_device, machine_facts, use_threads
 from medgraft.workflows.prepare import Prepared, peek_images, prepare
 from medgraft.workflows.progress import Progress
@@ -55,7 +57,7 @@ def read_labelled(source: Path, config: Config, progress: Progress) -> Manifest:
     Raises:
         DataError: ONE_CLASS, or what reading and sampling refuse.
     """
-    manifest = read_source(source, config.data)
+    manifest = read_source(source, config.data, keep=config.evaluation.by)
     if len(manifest.classes) < 2:
         raise DataError(
             "ONE_CLASS",
@@ -69,7 +71,7 @@ def read_labelled(source: Path, config: Config, progress: Progress) -> Manifest:
 
 
 def plan_run(
-    source: Path, config: Config, progress: Progress, *, purpose: Literal["train", "select"] = "train"
+    source: Path, config: Config, progress: Progress, *, purpose: Literal["train", "select", "folds"] = "train"
 ) -> PlannedRun:
     """Read, decode, split, check and plan.
 
@@ -77,7 +79,8 @@ def plan_run(
         source: folder of class folders, or a CSV/TSV table.
         config: what was asked.
         progress: told what is there.
-        purpose: ``select`` does not touch a given test part: for choosing among models or settings.
+        purpose: ``select`` does not touch a given test part: for choosing among models or settings. ``folds`` does
+            not either, and makes no parts: for cross-validation, which makes its own.
 
     Raises:
         MedgraftError: whatever is wrong with the data, the configuration or the weights.
@@ -154,14 +157,22 @@ def _resolved_rows(config: Config, classifier: Classifier, prepared: Prepared, s
     return rows
 
 
-def write_plan(folder: Path, run: PlannedRun, progress: Progress) -> None:
-    """Make the folder of a run, and write what was asked, found and decided."""
+def write_plan(folder: Path, run: PlannedRun, progress: Progress, *, further: Sequence[CheckResult] = ()) -> None:
+    """Make the folder of a run, and write what was asked, found and decided.
+
+    Args:
+        folder: of the run.
+        run: what was decided.
+        progress: told of warnings and decisions.
+        further: results of checks beside those of reading and splitting.
+    """
     create_folder(folder)
+    checks = (*run.prepared.checks, *further)
     run.prepared.manifest.write_csv(folder / "manifest.csv")
-    write_json(folder / "checks.json", [check.as_dict() for check in run.prepared.checks])
+    write_json(folder / "checks.json", [check.as_dict() for check in checks])
     write_json(folder / "plan.json", run.plan.as_dict())
     write_text(folder / "config.toml", dump_config(run.config))
-    for check in run.prepared.checks:
+    for check in checks:
         if check.severity != "note":
             progress.say(f"{check.severity}: {check.title} [{check.code}]")
     for row in run.plan.rows:

@@ -17,7 +17,8 @@ from medgraft.checks.copy_search import CopySearch, search_copies
 from medgraft.checks.images import CheckedImages
 from medgraft.checks.integrity import check_images
 from medgraft.checks.near_copies import check_near_copies
-from medgraft.checks.sizes import check_sizes
+from medgraft.checks.patients import check_groups, check_patients
+from medgraft.checks.sizes import check_half_width, check_sizes
 from medgraft.config import Config
 from medgraft.data.image import decode
 from medgraft.data.manifest import Manifest
@@ -204,6 +205,8 @@ def prepare_all(
         given_test = manifest.table["split"].to_numpy() == "test"
         test_elsewhere = bool(given_test.any())
         manifest = manifest.take(np.flatnonzero(~given_test))
+        if purpose == "folds" and test_elsewhere:
+            manifest = replace(manifest, notes=(*manifest.notes, _test_left(int(given_test.sum()))))
     results = ingest_all(
         manifest.image_paths(),
         preprocesses,
@@ -234,14 +237,40 @@ def prepare_all(
             problem = error.problem
             decisions = (CheckResult(problem.code, "error", problem.what, advice=problem.fix),)
         checks += decisions
-    checks += check_copies(manifest, records)
-    exact = [record.pixel_hash for record in known]
-    checks += check_near_copies(manifest.take(rows), copies.pairs, exact=exact, flat=copies.prints.flat)
+    checks += _checks_of_samples(manifest, rows, known, copies)
     if purpose != "select":  # choosing reads no test image, so the size of that part is no matter
         whole = purpose in ("evaluate", "folds")
         tested = readable if whole else readable & (manifest.table["split"].to_numpy() == "test")
-        checks += check_sizes(manifest.take(np.flatnonzero(tested)))
+        checks += _checks_of_sizes(manifest.take(np.flatnonzero(tested)), config)
+    if purpose in ("train", "check"):
+        checks += check_groups(manifest.take(rows))
     return [Prepared(manifest, records, result.pixels, readable, copies, tuple(checks)) for result in results]
+
+
+def _checks_of_samples(
+    manifest: Manifest, rows: IntArray, records: Sequence[ImageRecord], copies: CopySearch
+) -> tuple[CheckResult, ...]:
+    """Copies and patients, with the parts that samples have by now."""
+    readable = manifest.take(rows)
+    exact = [record.pixel_hash for record in records]
+    near = check_near_copies(readable, copies.pairs, exact=exact, flat=copies.prints.flat)
+    return (*check_copies(readable, records), *near, *check_patients(manifest))
+
+
+def _checks_of_sizes(tested: Manifest, config: Config) -> tuple[CheckResult, ...]:
+    """Whether the images that numbers will rest on are enough."""
+    width = check_half_width(tested, half_width=config.checks.half_width, level=config.evaluation.level)
+    return (*check_sizes(tested), *width)
+
+
+def _test_left(n_images: int) -> CheckResult:
+    return CheckResult(
+        "SPLIT_TEST_LEFT",
+        "note",
+        f"the given test part ({n_images:,} images) is left out and not read; all other images are divided into folds",
+        {"test_images": n_images},
+        "evaluate the models of all folds on it together: medgraft evaluate RUN/folds/* SOURCE --part test",
+    )
 
 
 def _split_readable(

@@ -105,6 +105,20 @@ def test_more_views_compute_only_what_is_missing(pixels: Pixels, tmp_path: Path)
     assert engine.seen == N
 
 
+def test_some_of_the_images_are_rows_of_the_views_of_all(pixels: Pixels, tmp_path: Path) -> None:
+    made = compute(Engine(), pixels, tmp_path)
+    rows = np.array([7, 3, 30, 12])
+    some = made.take(rows)
+    assert len(some) == 4 and some.views is made.views
+    assert np.array_equal(some.view(1), made.views[1][rows])
+    read = some.read(np.array([2, 0]), np.array([0, 2])).numpy()
+    assert np.array_equal(read, np.stack([made.views[0][30], made.views[2][7]]).astype(np.float32))
+    assert np.array_equal(some.take(np.array([3, 1])).view(0), made.views[0][[12, 3]])
+    source = ActivationSource(some, seed=0, train=True)
+    source.start_epoch(1)
+    assert source.read(np.arange(4)).shape == (4, 3, 4, 4)
+
+
 @pytest.mark.parametrize(
     ("changes", "recomputed"),
     [

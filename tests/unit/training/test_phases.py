@@ -18,7 +18,7 @@ from medgraft.data.pixels import ingest
 from medgraft.errors import UsageError
 from medgraft.models.classifier import Classifier, build_classifier
 from medgraft.training import phases
-from medgraft.training.phases import LabelledPixels, TrainedModel, train_phases
+from medgraft.training.phases import LabelledPixels, Pool, TrainedModel, train_phases
 from medgraft.training.plan import DataFacts, MachineFacts, make_plan
 from medgraft.types import EpochRow
 
@@ -98,6 +98,29 @@ def test_two_phases_learn_and_say_so(
     assert [engine.engine for engine in engines] == ["openvino", "openvino"], [engine.reason for engine in engines]
     # view 0 and 1 of the training part and view 0 of validation, at two boundaries
     assert len(list((tmp_path / "cache" / "activations").glob("*.npy"))) == 6
+
+
+def test_parts_of_a_pool_share_its_views_until_the_backbone_has_trained(
+    data: tuple[LabelledPixels, LabelledPixels], heard: Heard, tmp_path: Path
+) -> None:
+    """Validation stands first in the pool, and training images in another order; the training is the same."""
+    paths = [*data[1].manifest.image_paths(), *reversed(data[0].manifest.image_paths())]
+    pixels = ingest(paths, build(tiny=False).preprocess, Config().data).pixels
+    places = (np.arange(31, 7, -1), np.arange(8))
+    train, val = (
+        LabelledPixels(part.manifest, part.pixels, Pool(pixels, rows, seed=5))
+        for part, rows in zip(data, places, strict=True)
+    )
+    again = {**HEAD, "name": "again", "epochs": 1}
+    alone, pooled = build(tiny=False), build(tiny=False)
+    plain = run(alone, data, heard, HEAD, TUNE, again, views=0)
+    for path in (tmp_path / "cache" / "activations").glob("*.npy"):
+        path.unlink()
+    result = run(pooled, (train, val), heard, HEAD, TUNE, again, views=0)
+    assert [row.val_loss for row in result.rows] == pytest.approx([row.val_loss for row in plain.rows], rel=1e-3)
+    torch.testing.assert_close(pooled.state_dict(), alone.state_dict(), atol=1e-3, rtol=1e-2)
+    kept = [len(np.load(path, mmap_mode="r")) for path in (tmp_path / "cache" / "activations").glob("*.npy")]
+    assert sorted(kept) == [8, 24, 32, 32]  # what this training has changed is of no use to others
 
 
 def test_a_full_disk_means_the_frozen_part_runs_every_epoch(
