@@ -23,7 +23,6 @@ from medgraft.checks.sizes import SMALLEST_CLASS
 from medgraft.data.fingerprint import Fingerprints
 from medgraft.data.imprint import Imprint, find_in
 from medgraft.data.manifest import Manifest
-from medgraft.data.names import listed
 from medgraft.errors import DataError, Problem
 from medgraft.types import CheckResult, IntArray, Split
 
@@ -164,7 +163,7 @@ def concluded(leaks: Leaks, scored: Manifest) -> str:
     if not leaks.found:
         return f"none of the {n:,} images is a copy of {leaks.against}"
     kinds = [f"{int(mask.sum()):,} {what}" for mask, what in _kinds(leaks) if mask.any()]
-    told = f"of {n:,} images {listed(kinds, limit=3)}"
+    told = f"of {n:,} images {' and '.join(kinds)}"
     if not clean:
         return f"{told}: no image is left to test on, so nothing can be concluded about new images"
     counts = _clean_counts(leaks, scored)
@@ -172,9 +171,9 @@ def concluded(leaks: Leaks, scored: Manifest) -> str:
     few = [f"{name} ({count})" for name, count in counts.items() if 0 < count < SMALLEST_CLASS]
     told = f"{told}; the leading numbers are of the {clean:,} others"
     if absent:
-        told += f", among which there is no {listed(absent)}: nothing can be concluded for new images of it"
+        told += f", among which there is no {', no '.join(absent)}: nothing can be concluded for new images of it"
     if few:
-        told += f"; few are left of {listed(few)}: read the intervals"
+        told += f"; few are left of {', '.join(few)}: read the intervals"
     return told
 
 

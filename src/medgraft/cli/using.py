@@ -38,7 +38,7 @@ def evaluate(
 ) -> None:
     """Evaluate a bundle on labelled images; classes are matched by name."""
     *bundles, source = inputs
-    _require_bundles(bundles, paired=paired)
+    _require_bundles(bundles, paired=paired, averaged=tta is not None or mc is not None)
     if paired:
         _evaluate_paired(bundles, source, asked, out, part)
         return
@@ -49,7 +49,7 @@ def evaluate(
     print_evaluation(result.facts, result.folder, result.report, result.seconds, part="evaluated")
 
 
-def _require_bundles(bundles: list[Path], *, paired: bool) -> None:
+def _require_bundles(bundles: list[Path], *, paired: bool, averaged: bool) -> None:
     """The source is the last of the arguments; before it stand one bundle, or two and more to compare."""
     from medgraft.errors import UsageError
 
@@ -57,17 +57,21 @@ def _require_bundles(bundles: list[Path], *, paired: bool) -> None:
         raise UsageError("ARGUMENTS_MISSING", "a bundle and a source are needed", fix="medgraft evaluate BUNDLE SOURCE")
     if paired and len(bundles) < 2:
         raise UsageError("PAIRED_COUNT", "a comparison needs two bundles", fix="medgraft evaluate A B SOURCE --paired")
+    if paired and averaged:
+        what = "--paired compares plain answers: --tta and --mc do not go with it"
+        raise UsageError("OPTION_CONFLICT", what, fix="leave them out")
 
 
 def _evaluate_paired(bundles: list[Path], source: Path, asked: Asked, out: Path | None, part: Part) -> None:
     from medgraft.workflows.paired import evaluate_paired as run
+    from medgraft.workflows.paired_files import describe_paired
 
     with shown_progress() as progress:
         result = run(bundles, source, out=out, part=part, config=asked.load(), progress=progress)
     if DISPLAY.as_json:
         print_json({**result.facts, "folder": str(result.folder), "report": str(result.report)})
         return
-    for line in result.lines:
+    for line in describe_paired(result.facts):
         print(line)
     print(f"folder  {result.folder}\nreport  {result.report}\n{result.seconds:.0f} s. {RESEARCH_USE_ONLY}")
 

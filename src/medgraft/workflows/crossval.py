@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from medgraft.checks.images import CheckedImages
 from medgraft.config import Config
 from medgraft.errors import Stopped
 from medgraft.evaluation.evaluate import Evaluation, evaluate_scores
@@ -44,18 +45,15 @@ class CrossValidationResult:
         folder: the run's folder; the bundle of each fit lies in ``folds/rR-fF``.
         report: the page to open.
         evaluation: of the pooled out-of-fold scores.
+        facts: content of evaluation.json.
         seconds: wall time.
     """
 
     folder: Path
     report: Path
     evaluation: Evaluation
+    facts: dict[str, Any]
     seconds: float
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Content of evaluation.json."""
-        return self.evaluation.as_dict()
 
 
 def cross_validate_training(
@@ -102,23 +100,33 @@ def cross_validate_training(
     with StopRequest() as stop:
         fits = work.run_all(stop)
     checks = (*run.prepared.checks, *work.checks, *_of_fits(fits))
-    write_json(folder / "checks.json", [check.as_dict() for check in checks])
     finished = {**work.provenance(), "state": "finished", "bundles": [one.bundle_id for one in fits]}
     finished["seconds"] = round(time.perf_counter() - began, 1)
     pooled = replace(run, plan=shown.plan, prepared=replace(run.prepared, checks=checks))
-    evaluation, report = write_pooled(folder, pooled, fits, group=work.group, provenance=finished)
+    results = write_pooled(folder, pooled, fits, group=work.images.group, provenance=finished)
     write_json(folder / "run.json", finished)
-    return CrossValidationResult(folder, report, evaluation, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return CrossValidationResult(folder, results.report, results.evaluation, results.facts, seconds)
 
 
 @dataclass(frozen=True)
 class _Work:
-    """All fits of one cross-validation."""
+    """All fits of one cross-validation.
+
+    Attributes:
+        run: every image in train, none opened of a given test part.
+        folder: of the run.
+        progress: told of each fit.
+        images: the readable ones, and who belongs together.
+        folds: the fits to do.
+        checks: what is to be said of the division.
+        shared: what all fits do only once.
+    """
 
     run: PlannedRun
     folder: Path
     progress: Progress
-    group: np.ndarray
+    images: CheckedImages
     folds: tuple[Fold, ...]
     checks: tuple[CheckResult, ...]
     shared: Shared
@@ -129,11 +137,11 @@ class _Work:
         made, checks = make_folds(
             images.manifest, images.group, run.config.data, folds=folds, repeats=repeats, seed=seed
         )
-        return cls(run, folder, progress, images.group, made, checks, Shared(seed))
+        return cls(run, folder, progress, images, made, checks, Shared(seed))
 
     def planned(self, fold: Fold) -> PlannedRun:
         """One fit: readable images with its parts, a fresh network, a plan for them."""
-        images = self.run.prepared.images()
+        images = self.images
         prepared = replace(
             self.run.prepared,
             manifest=images.manifest.with_splits(fold.split),
@@ -162,8 +170,7 @@ class _Work:
     def provenance(self) -> dict[str, Any]:
         """What the run records; parts of single fits are in their bundles."""
         facts = provenance_of(self.run)
-        n_images = int(self.run.prepared.readable.sum())
-        return {**facts, "verb": "train --folds", "images": {"all": n_images}, "cross_validation": self._numbers()}
+        return {**facts, "images": {"all": len(self.images)}, "cross_validation": self._numbers()}
 
     def _numbers(self) -> dict[str, int]:
         return {"folds": self.folds[-1].number, "repeats": self.folds[-1].repeat}

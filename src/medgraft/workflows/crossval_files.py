@@ -22,12 +22,14 @@ from medgraft.evaluation.operating_point import OperatingPoint
 from medgraft.evaluation.out_of_fold import CrossValidation, evaluate_out_of_fold
 from medgraft.evaluation.scores import ScoreRow, harmless, table_line, write_scores_csv
 from medgraft.inference.bundle import open_bundle
-from medgraft.inference.explain import gradcam, overlay
-from medgraft.report.evaluation_page import Case, FoldRow, ReportContent, Thumb, write_report
+from medgraft.inference.predictor import Predictor
+from medgraft.report.evaluation_content import Case, FoldRow, ReportContent
+from medgraft.report.evaluation_page import write_report
 from medgraft.types import CheckResult, Estimate, FloatArray, IntArray, Scores
 from medgraft.workflows.crossval_folds import Fold
-from medgraft.workflows.gallery import choose_cases
+from medgraft.workflows.gallery import choose_cases, explained_cases, sample_grid
 from medgraft.workflows.planning import PlannedRun, shown
+from medgraft.workflows.results import Results
 from medgraft.workflows.run_folder import write_json, write_rows, write_text
 from medgraft.workflows.scored import patient_independence
 
@@ -36,7 +38,6 @@ _FOLD_HEADER = (
     "repeat", "fold", "train_images", "val_images", "images", "patients", "auroc", "auroc_low", "auroc_high",
     "accuracy", "accuracy_low", "accuracy_high", "threshold", "temperature", "seconds",
 )  # fmt: skip
-_GRID_PER_CLASS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,16 @@ def _limits(estimate: Estimate) -> tuple[float | None, float | None, float | Non
 
 @dataclass(frozen=True, eq=False)
 class _Pooled:
-    """All fits, as R x N rows, repeat after repeat, images in the order of the manifest."""
+    """All fits, as R x N rows, repeat after repeat, images in the order of the manifest.
+
+    Attributes:
+        manifest: N readable images.
+        repeats: R.
+        logits: (R x N, C).
+        proba: (R x N, C) calibrated.
+        predicted: (R x N,) class indices.
+        fit: (R x N,) number of the fit that scored the row.
+    """
 
     manifest: Manifest
     repeats: int
@@ -152,18 +162,15 @@ class _Pooled:
 
 def write_pooled(
     folder: Path, run: PlannedRun, fits: Sequence[FitScores], *, group: IntArray, provenance: Mapping[str, Any]
-) -> tuple[Evaluation, Path]:
+) -> Results:
     """Evaluate the out-of-fold scores of all fits, and write what a reader needs.
 
     Args:
-        folder: receives scores.csv, evaluation.json, report.html and plots/; the bundles lie in its folds/.
+        folder: receives scores.csv, evaluation.json, checks.json, report.html and plots/; bundles lie in its folds/.
         run: all images, all checks, and the plan of the first fit.
         fits: all K x R of them, repeat after repeat.
         group: (N,) what was never torn apart, of the readable images.
         provenance: names and values for the end of the report.
-
-    Returns:
-        The evaluation and the path of the report.
     """
     prepared, config = run.prepared, run.config
     manifest = prepared.usable()
@@ -183,11 +190,13 @@ def write_pooled(
         n_declared=len(prepared.manifest),
         seed=config.training.seed,
     ).with_patient_independence(patient_independence(manifest, prepared.checks))
-    write_evaluation(evaluation, folder / "evaluation.json")
+    beside = {"checks": [check.as_dict() for check in prepared.checks]}
+    write_evaluation(evaluation, folder / "evaluation.json", beside=beside)
+    write_json(folder / "checks.json", beside["checks"])
     errors = prepared.errors()
     write_text(folder / "scores.csv", "".join(_score_lines(pooled, prepared.manifest, fits, errors)))
     page = _page(folder, run, fits, pooled, pooled.first(cluster), evaluation, provenance)
-    return evaluation, write_report(page, folder)
+    return Results(evaluation, {**evaluation.as_dict(), **beside}, write_report(page, folder))
 
 
 def _score_lines(
@@ -229,7 +238,7 @@ def _page(
         scores=first.scores,
         predicted=first.predicted,
         class_counts={name: {"test": sum(row.values())} for name, row in pooled.manifest.counts().items()},
-        sample_grid=_sample_grid(run),
+        sample_grid=sample_grid(*run.prepared.part("train")),
         errors=_cases(folder, run, fits, pooled, first, wrong),
         typical=_cases(folder, run, fits, pooled, first, typical),
         checks=run.prepared.checks,
@@ -257,34 +266,14 @@ def _fold_row(one: FitScores) -> FoldRow:
 
 
 def _cases(
-    folder: Path,
-    run: PlannedRun,
-    fits: Sequence[FitScores],
-    pooled: _Pooled,
-    first: Answers,
-    rows: IntArray,
+    folder: Path, run: PlannedRun, fits: Sequence[FitScores], pooled: _Pooled, first: Answers, rows: IntArray
 ) -> list[Case]:
     """Images with the map of the model that had not seen them, in the order of ``rows``."""
-    _, pixels = run.prepared.part("train")  # with `purpose="folds"` all readable images stand there
-    classes, made = first.scores.classes, dict[int, Case]()
+    _, pixels = run.prepared.part("train")  # `purpose="folds"` puts all readable images there
+    made: dict[int, Case] = {}
     for number in np.unique(pooled.fit[rows]).tolist():
-        bundle = open_bundle(folder / "folds" / fits[number].fold.name / "bundle")
+        predictor = Predictor(open_bundle(folder / "folds" / fits[number].fold.name / "bundle"), device=run.device)
         own = rows[pooled.fit[rows] == number]
-        images = pixels.read(own)
-        maps = gradcam(bundle.classifier, images, first.predicted[own])
-        for row, image, cam in zip(own.tolist(), images, maps, strict=True):
-            predicted = int(first.predicted[row])
-            proba = float(first.scores.y_proba[row, predicted])
-            names = (first.scores.sample_ids[row], classes[first.scores.y_true[row]], classes[predicted])
-            made[row] = Case(*names, proba, image, overlay(image, cam))
+        cases = explained_cases(predictor, pixels, first.scores, first.predicted, own)
+        made |= dict(zip(own.tolist(), cases, strict=True))
     return [made[row] for row in rows.tolist()]
-
-
-def _sample_grid(run: PlannedRun) -> list[Thumb]:
-    manifest, pixels = run.prepared.part("train")
-    thumbs = []
-    for c, name in enumerate(manifest.classes):
-        rows = np.flatnonzero(manifest.class_indices() == c)
-        chosen = rows[np.unique(np.linspace(0, len(rows) - 1, _GRID_PER_CLASS).astype(int))]
-        thumbs += [Thumb(name, image) for image in pixels.read(chosen)]
-    return thumbs

@@ -170,10 +170,14 @@ def _described(folds: Sequence[Fold], n_groups: int, manifest: Manifest) -> Chec
 
 
 def _once(remarks: Sequence[CheckResult], n_fits: int) -> list[CheckResult]:
-    """One result for each kind of remark about fits, in the words of the first."""
+    """One result for each kind of remark about fits, in the words of the first.
+
+    That the rest has no test part is no remark: the held-out images are one.
+    """
     found = []
-    for code in dict.fromkeys(check.code for check in remarks if check.severity != "note"):
-        alike = [check for check in remarks if check.code == code]
+    told = [check for check in remarks if check.severity != "note" and check.evidence.get("part") != "test"]
+    for code in dict.fromkeys(check.code for check in told):
+        alike = [check for check in told if check.code == code]
         title = f"in {len(alike)} of {n_fits} fits: {alike[0].title}"
         evidence = {"fits": len(alike), "first": alike[0].evidence}
         found.append(CheckResult(code, alike[0].severity, title, evidence, alike[0].advice))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,24 +15,21 @@ from medgraft.config import Config
 from medgraft.data.manifest import Manifest
 from medgraft.data.pixels import Pixels, ingest
 from medgraft.data.sources import read_source
-from medgraft.errors import DataError
 from medgraft.evaluation.evaluate import Evaluation
-from medgraft.inference.bundle import Bundle
 from medgraft.inference.ensemble import Ensemble, Folders, open_ensemble
 from medgraft.inference.files import same_fit
 from medgraft.inference.passes import Passes
-from medgraft.types import SPLITS, Preprocess
+from medgraft.types import Preprocess
 from medgraft.workflows.deep_checks import look_deeper
 from medgraft.workflows.gallery import copy_pictures, suspect_pictures
 from medgraft.workflows.machine import choose_device, use_threads
 from medgraft.workflows.prepare import Prepared, prepare
 from medgraft.workflows.progress import Progress, Silent
+from medgraft.workflows.reading import Part, declared_part, reading_as_trained
 from medgraft.workflows.results import Story, write_results
 from medgraft.workflows.run_folder import choose_run_folder, create_folder, environment, now, write_json
-from medgraft.workflows.scored import ScoredPart
+from medgraft.workflows.scored import ScoredPart, subgroups_of
 from medgraft.workflows.settings import load_settings
-
-Part = Literal["all", "train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -96,9 +93,9 @@ def evaluate(  # a verb: its arguments are the options of the command line
     device, _ = choose_device(asked.training.device)
     use_threads(asked.training.threads)
     model = open_ensemble(bundle, device=device, passes=passes)
-    resolved = _reading_as_trained(asked, model.members[0].bundle)
+    resolved = reading_as_trained(asked, model.members[0].bundle)
     by = resolved.evaluation.by
-    manifest = _declared(read_source(source, resolved.data, classes=model.classes, keep=by), part, source)
+    manifest = declared_part(read_source(source, resolved.data, classes=model.classes, keep=by), part, source)
     folder = choose_run_folder(source, None if out is None else Path(out))
     progress.say(f"{len(manifest):,} images, model {', '.join(one[:12] for one in model.ids)}")
     described = [*model.described(), *_one_reading(model)]
@@ -106,6 +103,7 @@ def evaluate(  # a verb: its arguments are the options of the command line
         progress.say(line)
     prepared = prepare(manifest, resolved, model.members[0].bundle.preprocess, purpose="evaluate", progress=progress)
     images = prepared.images()
+    groups = subgroups_of(images, by)
     leaks = leaks_of_model(
         [member.bundle.imprint for member in model.members],
         prepared.copies.prints,
@@ -113,7 +111,7 @@ def evaluate(  # a verb: its arguments are the options of the command line
     )
     if resolved.checks.strict:
         refuse_leaks(leaks, images.manifest, where=str(source))
-    scored = replace(_scored(model, prepared, manifest, resolved, progress), leaks=leaks)
+    scored = replace(_scored(model, prepared, manifest, resolved, progress), leaks=leaks, groups=groups)
     every = np.arange(len(images))
     looked = look_deeper(
         images, scored=every, fit=None, labelled=every, config=resolved, device=device, progress=progress
@@ -175,33 +173,6 @@ def _one_reading(model: Ensemble) -> list[str]:
     if all(own == rules[0] for own in rules):
         return []
     return ["all members read images by the rules of the first bundle, though theirs differ"]
-
-
-def _reading_as_trained(config: Config, bundle: Bundle) -> Config:
-    """The bundle's reading rules, except those the user sets on purpose."""
-    asked = config.data.model_fields_set
-    rules = {name: value for name, value in bundle.rules.model_dump(exclude_unset=True).items() if name not in asked}
-    return config.model_copy(update={"data": config.data.model_copy(update=rules)})
-
-
-def _declared(manifest: Manifest, part: Part, source: Path) -> Manifest:
-    """The rows of the part asked for.
-
-    Raises:
-        DataError: PART_EMPTY.
-    """
-    if part == "all":
-        return manifest
-    chosen = manifest.part(part)
-    if len(chosen) == 0:
-        sizes = {name: len(manifest.part(name)) for name in SPLITS}
-        raise DataError(
-            "PART_EMPTY",
-            f"the source declares no image of the part {part}; it has: {sizes}",
-            where=str(source),
-            fix="leave --part out to evaluate on all images",
-        )
-    return chosen
 
 
 def _provenance(model: Ensemble, source: Path, began: float) -> dict[str, Any]:

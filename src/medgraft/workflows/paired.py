@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from medgraft.checks.leaks import Leaks, leaks_of_model
+from medgraft.checks.leaks import Leaks, leaks_of_model, refuse_leaks
 from medgraft.config import Config
 from medgraft.data.manifest import Manifest
 from medgraft.data.names import listed
@@ -27,11 +27,11 @@ from medgraft.evaluation.differences import Answers
 from medgraft.inference.bundle import Bundle, open_bundle
 from medgraft.inference.files import same_fit
 from medgraft.inference.predictor import Predictor
-from medgraft.workflows.evaluate import Part, _declared, _reading_as_trained
 from medgraft.workflows.machine import choose_device, use_threads
 from medgraft.workflows.paired_files import Contest, write_paired
 from medgraft.workflows.prepare import prepare
 from medgraft.workflows.progress import Progress, Silent
+from medgraft.workflows.reading import Part, declared_part, reading_as_trained
 from medgraft.workflows.run_folder import choose_run_folder
 from medgraft.workflows.scored import scores_of
 from medgraft.workflows.settings import load_settings
@@ -81,7 +81,8 @@ def evaluate_paired(
     Raises:
         UsageError: ``PAIRED_COUNT``, ``PAIRED_TWICE``.
         ModelError: a damaged bundle; ``PAIRED_CLASSES``.
-        DataError: labels the bundles do not know; ``PART_EMPTY``, ``NOTHING_SCORED``.
+        DataError: labels the bundles do not know; ``PART_EMPTY``, ``NOTHING_SCORED``; ``LEAK_REFUSED`` with
+            ``checks.strict`` when a model was trained on some of the images.
     """
     began = time.perf_counter()
     progress = progress or Silent()
@@ -90,9 +91,9 @@ def evaluate_paired(
     device, _ = choose_device(asked.training.device)
     use_threads(asked.training.threads)
     opened = _open([bundles] if isinstance(bundles, str) else bundles)
-    configs = {name: _reading_as_trained(asked, bundle) for name, bundle in opened.items()}
+    configs = {name: reading_as_trained(asked, bundle) for name, bundle in opened.items()}
     first = next(iter(opened))
-    manifest = _declared(read_source(source, configs[first].data, classes=opened[first].classes), part, source)
+    manifest = declared_part(read_source(source, configs[first].data, classes=opened[first].classes), part, source)
     folder = choose_run_folder(source, None if out is None else Path(out))
     progress.say(f"{len(manifest):,} images, {len(opened)} models")
     for name, bundle in opened.items():
@@ -101,6 +102,9 @@ def evaluate_paired(
     contest = _read(models, configs, manifest, progress)
     answers = _answers(contest, progress)
     leaks = _seen(contest)
+    if asked.checks.strict:
+        for one in leaks.values():
+            refuse_leaks(one, contest.scored, where=str(source))
     report, facts = write_paired(folder, contest, answers, leaks, title=source.resolve().stem, began=began)
     return PairedResult(folder, report, facts, time.perf_counter() - began)
 

@@ -66,8 +66,9 @@ class Variant:
         n_changed: of these, images that the blanking changed; the others keep their score.
         metrics: with the region blanked.
         drop: original less blanked, paired; above 0 something was lost.
-        flagged: corners, borders and text: the drop is surely above 0.02. ``lesion_removed``: it is surely below 0.05
-            though the model beats chance. ``lesion_only`` is never flagged.
+        flagged: corners, borders and text: the lower limit of the drop in AUROC or in balanced accuracy is above 0.02,
+            with every filling. ``lesion_removed``: the upper limit of the drop in AUROC is below 0.05 though the model
+            beats chance. ``lesion_only`` is never flagged.
     """
 
     n_images: int
@@ -271,8 +272,12 @@ class _Scoring:
 
 
 def _leading(drop: Mapping[str, Estimate]) -> tuple[str, Estimate]:
-    """The drop that decides: of AUROC or, where it is not estimable, of accuracy."""
-    name = "accuracy" if drop["auroc"].value is None else "auroc"
+    """The drop that decides: of ranking or of answers, whichever is surer; of accuracy where only that is estimable.
+
+    A model that reads both a mark and the disease still ranks well without the mark while its answers turn wrong.
+    """
+    names = [name for name in ("auroc", "balanced_accuracy") if drop[name].low is not None] or ["accuracy"]
+    name = max(names, key=lambda one: drop[one].low or 0.0)
     return name, drop[name]
 
 
@@ -284,7 +289,7 @@ def _lower(drop: Mapping[str, Estimate]) -> float:
 def _checks_of(name: VariantName, variant: Variant) -> list[CheckResult]:
     if not variant.flagged:
         return []
-    metric, drop = _leading(variant.drop)
+    metric, drop = ("auroc", variant.drop["auroc"]) if name == "lesion_removed" else _leading(variant.drop)
     evidence = {
         "metric": metric,
         "drop": drop.value,
@@ -293,7 +298,7 @@ def _checks_of(name: VariantName, variant: Variant) -> list[CheckResult]:
         "n": variant.n_images,
         "changed": variant.n_changed,
     }
-    word = {"auroc": "AUROC", "accuracy": "accuracy"}[metric]
+    word = "AUROC" if metric == "auroc" else metric.replace("_", " ")
     if name == "lesion_removed":
         return [
             CheckResult(

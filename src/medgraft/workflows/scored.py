@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from medgraft.checks.images import CheckedImages
 from medgraft.checks.leaks import Leaks
 from medgraft.data.manifest import Manifest
 from medgraft.data.pixels import Pixels
+from medgraft.data.subgroups import group_values
 from medgraft.types import CheckResult, FloatArray, IntArray, PatientIndependence, Scores
 
 
@@ -26,6 +28,7 @@ class ScoredPart:
         errors: why a declared row has no score, by sample id.
         checks: everything found in the data.
         leaks: what training has seen of the N rows; None where it is of no matter, as for training images.
+        groups: by column, the subgroup of each of the N rows; empty where none was asked for.
         spread: (N,) standard deviation over the passes of the probability of the predicted class; None for one
             pass.
         inference: what was averaged, as evaluation.json records it; None for one pass.
@@ -38,6 +41,7 @@ class ScoredPart:
     errors: Mapping[str, str]
     checks: tuple[CheckResult, ...]
     leaks: Leaks | None = None
+    groups: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     spread: FloatArray | None = None
     inference: dict[str, Any] | None = None
 
@@ -49,8 +53,19 @@ class ScoredPart:
             logits=self.logits[rows],
             pixels=self.pixels.subset(rows),
             leaks=None,
+            groups={name: [values[row] for row in rows.tolist()] for name, values in self.groups.items()},
             spread=None if self.spread is None else self.spread[rows],
         )
+
+
+def subgroups_of(images: CheckedImages, names: Sequence[str]) -> dict[str, Sequence[str | None]]:
+    """The subgroup of each image by the columns of ``evaluation.by``.
+
+    Raises:
+        DataError: columns that make no subgroups, see `medgraft.data.subgroups`.
+    """
+    sizes = [(record.height, record.width) for record in images.records]
+    return dict(group_values(images.manifest, names, sizes=sizes))
 
 
 def scores_of(manifest: Manifest, proba: FloatArray, classes: tuple[str, ...]) -> Scores:

@@ -27,7 +27,7 @@ from medgraft.workflows.planning import PlannedRun, plan_run, shown, write_plan
 from medgraft.workflows.progress import Progress, Silent
 from medgraft.workflows.results import Story, write_results
 from medgraft.workflows.run_folder import choose_run_folder, write_json
-from medgraft.workflows.scored import ScoredPart
+from medgraft.workflows.scored import ScoredPart, subgroups_of
 from medgraft.workflows.settings import load_settings
 from medgraft.workflows.stopping import StopRequest
 
@@ -88,6 +88,7 @@ def train(
     leaks = leaks_in_split(images, "test")
     if run.config.checks.strict:
         refuse_leaks(leaks, images.manifest.take(images.rows_of("test")), where=str(source))
+    groups = subgroups_of(images.take(images.rows_of("test")), run.config.evaluation.by)
     looked = _look(run, images, progress)
     write_plan(folder, run, progress, further=looked.checks)
     with StopRequest() as stop:
@@ -110,7 +111,8 @@ def train(
         "test_part_read": 1,
         "seconds": round(time.perf_counter() - began, 1),
     }
-    part, others = _score(run, predictor, decided, looked, leaks, progress)
+    part, others = _score(run, predictor, decided, looked, progress)
+    part = replace(part, leaks=leaks, groups=groups)
     story = Story(
         title=run.source.resolve().stem,
         independence=_independence(run, leaks),
@@ -151,7 +153,7 @@ def _independence(run: PlannedRun, leaks: Leaks) -> PatientIndependence:
 
 
 def _score(
-    run: PlannedRun, predictor: Predictor, decided: Decided, looked: Looked, leaks: Leaks, progress: Progress
+    run: PlannedRun, predictor: Predictor, decided: Decided, looked: Looked, progress: Progress
 ) -> tuple[ScoredPart, dict[Split, ScoredPart]]:
     """Read the test part once, through the bundle as a user would open it; and the parts to be shown beside it."""
     prepared = run.prepared
@@ -164,4 +166,4 @@ def _score(
         checks = (*prepared.checks, *looked.checks, *decided.checks)
         return ScoredPart(prepared.manifest.part(split), scored, logits, pixels, prepared.errors(), checks)
 
-    return replace(score("test"), leaks=leaks), {split: score(split) for split in run.config.evaluation.parts}
+    return score("test"), {split: score(split) for split in run.config.evaluation.parts}

@@ -115,13 +115,12 @@ def _of_same(baselines: Sequence[Baseline], answers: Answers) -> list[Baseline]:
 
 def _subgroups(part: ScoredPart, answers: Answers, predictor: Predictor, config: Config) -> Subgroups | None:
     """Metrics by the columns that were asked for; None where none was."""
-    if not config.evaluation.by:
+    if not part.groups:
         return None
-    columns = part.scored.attributes
     positive = predictor.bundle.operating_point.positive
     return subgroup_estimates(
         answers,
-        {name: columns[name].tolist() for name in columns.columns},
+        part.groups,
         config.evaluation,
         positive=None if positive is None else answers.scores.classes.index(positive),
         patients_known=part.scored.patients_known,

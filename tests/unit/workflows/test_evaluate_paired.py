@@ -7,17 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from medgraft.config import DataConfig, ModelConfig
 from medgraft.data.phantom import write_phantoms
 from medgraft.errors import DataError, ModelError, UsageError
+from medgraft.evaluation.metrics import auroc
 from medgraft.evaluation.operating_point import OperatingPoint
 from medgraft.inference.bundle import open_bundle, write_bundle
 from medgraft.models.classifier import build_classifier
-from medgraft.workflows.evaluate import evaluate
 from medgraft.workflows.paired import evaluate_paired
 from medgraft.workflows.paired_files import describe_paired
+from medgraft.workflows.predict import predict
 from tables import read_table, spoil_rows, write_table
 
 if TYPE_CHECKING:
@@ -77,14 +79,20 @@ def test_two_bundles_on_the_same_images(
     assert any(line.startswith("B: test_resnet") for line in heard.lines)
     lines = describe_paired(facts)
     assert lines[0].startswith("B - A  auroc") and len(lines) == 5
+    images = [new_patients.parent / row["image"] for row in read_table(new_patients)]
     for name, path in (("A", trained.folder), ("B", other)):
-        alone = evaluate(path, new_patients, out=tmp_path / f"alone{name}", settings=FAST)
-        for row, own in zip(rows, read_table(alone.folder / "scores.csv"), strict=True):
-            assert row[f"predicted_{name}"] == own["predicted"]
-            if own["status"] == "ok":
-                assert float(row[f"proba_{name}_tumor"]) == pytest.approx(float(own["proba_tumor"]), abs=1e-5)
+        own = open_bundle(path if name == "B" else trained.bundle).classes.index("tumor")
+        for row, one in zip(rows, predict(path, images), strict=True):
+            if row["status"] == "ok":
+                assert row[f"predicted_{name}"] == one.label and one.proba is not None
+                assert float(row[f"proba_{name}_tumor"]) == pytest.approx(one.proba[own], abs=1e-4)
+        scored = [row for row in rows if row["status"] == "ok"]
+        area = auroc(
+            np.array([row["label"] == "tumor" for row in scored]),
+            np.array([float(row[f"proba_{name}_tumor"]) for row in scored]),
+        )
         metrics = next(model["metrics"] for model in facts["models"] if model["name"] == name)
-        assert metrics["auroc"]["value"] == pytest.approx(alone.evaluation.metrics["auroc"].value, abs=1e-9)
+        assert metrics["auroc"]["value"] == pytest.approx(area)
     difference = facts["differences"][0]["metrics"]["auroc"]
     first, second = (model["metrics"]["auroc"]["value"] for model in facts["models"])
     assert difference["value"] == pytest.approx(second - first)
@@ -113,12 +121,11 @@ def test_images_that_a_model_was_trained_on_are_left_out(
     rows = [{**row, "image": str(trained.table.parent / row["image"])} for row in old]
     rows += [{**row, "image": str(new_patients.parent / row["image"])} for row in read_table(new_patients)]
     table = write_table(tmp_path / "mixed.csv", [{"image": row["image"], "label": row["label"]} for row in rows])
-    result = evaluate_paired(
-        [trained.folder, make_other("other")],
-        table,
-        out=tmp_path / "out",
-        settings=(*FAST, "data.allow_outside=true"),
-    )
+    folders, asked = [trained.folder, make_other("other")], (*FAST, "data.allow_outside=true")
+    with pytest.raises(DataError, match="LEAK_REFUSED"):
+        evaluate_paired(folders, table, out=tmp_path / "out", settings=(*asked, "checks.strict=true"))
+    assert not (tmp_path / "out").exists()
+    result = evaluate_paired(folders, table, out=tmp_path / "out", settings=asked)
     facts = result.facts
     assert facts["headline"] == "clean" and facts["n_images"] == 36 and facts["all"]["n_images"] == 42
     assert facts["seen"]["models"]["A"]["exact"] == 6
