@@ -5,9 +5,10 @@
                                └─ lesion_removed, lesion_only        by masks (n, h, w)
                                       └─► Blanked: the copies, and which of them differ from the images
 
-The filling must not be a sign itself, so it is made of what surrounds the region in the same image. One grey for all
-would be an object with edges of its own on a black background and on stained tissue alike. Two fillings, because no one
-of them suits every image (`Fill`): a median color disturbs textures, a mirror image doubles a skull near the border.
+The filling must not be a sign itself, so it is made of what surrounds the region in the same image: one gray for all
+would be a bright object on the black background of a scan. Two fillings, because none suits every image (`Fill`). AUROC
+of models for images whose borders should not matter, as they are, with a median color and mirrored: 200 lymph-node
+patches 0.91, 0.74, 0.89 (a color is no texture); 50 brain MRI slices 0.96, 0.98, 0.84 (the skull stands there twice).
 A drop that only one of them shows comes from the filling.
 """
 
@@ -108,11 +109,13 @@ def borders_blanked(pixels: PixelArray, *, fill: Fill = "median") -> Blanked:
 def text_blanked(pixels: PixelArray) -> Blanked:
     """Without letters, digits and marks that look like them.
 
-    A sign is a component of thin strokes, brighter or darker by 35 grey levels than flat surroundings, of the size of a
-    letter or a word, near an edge of the image or in a row of three. It takes the median color around it.
+    Text is a group of thin strokes, brighter or darker by 35 gray levels than flat or evenly sloping surroundings on
+    all sides, of the size of a letter, a word or a few lines, with its center near an edge of the image. It takes the
+    median color around it.
 
-    Limits: faint, rotated or very large text is missed; text over tissue is not flat around and is left; wires, clips
-    and rulers beside the body are taken for signs, which they may well be.
+    Limits: text that is faint, bold and large, or touches the body is missed; wires, clips, rulers and edges of
+    cassettes beside the body are taken for text. At 224 pixels it changes 47 of 100 chest X-rays of children, 2 of 100
+    MRI slices of a set without text, and no phantom.
 
     Args:
         pixels: (n, h, w, 3) uint8; text needs about 5 pixels of height.

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medgraft.checks.near_copies import CopyPair, near_copies
-from medgraft.data.fingerprint import Fingerprints, fingerprints
+from medgraft.data.fingerprint import SIDE, Fingerprints, fingerprints
 from medgraft.data.pixels import ImageRecord, Pixels
 from medgraft.types import IntArray
 
@@ -63,7 +63,7 @@ def search_copies(
     thumbnails, found = folder / f"{name}.npy", folder / f"{name}.json"
     if thumbnails.exists() and found.exists():
         kept = np.load(thumbnails, mmap_mode="r", allow_pickle=False)
-        contrast = kept.reshape(len(kept), -1).std(axis=1, dtype=np.float32)
+        contrast = kept.reshape(len(kept), SIDE * SIDE).std(axis=1, dtype=np.float32)
         prints = Fingerprints(kept, sizes, np.ones(len(kept), dtype=np.bool_), contrast)
         return CopySearch(prints, tuple(CopyPair(*pair) for pair in json.loads(found.read_text(encoding="utf-8"))))
     told = progress or (lambda what, done, total: None)

@@ -31,6 +31,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 IN_SPLIT = "train and validation images"
 IN_BUNDLE = "the images the model was trained on"
+IN_SOME = "images that some of the models were trained on"
 _ADVICE = "test on images of other patients, which training has not seen"
 _SHOWN = 20
 UNKNOWN = "nothing: the model does not remember its training images"
@@ -81,10 +82,9 @@ class Leaks:
         return np.flatnonzero(chosen)
 
     def named(self) -> list[str]:
-        """``copied``, ``same_patient`` or ``clean`` of each image; empty where nothing is known."""
-        if self.against == UNKNOWN:
-            return [""] * len(self.exact)
-        names = np.full(len(self.exact), "clean", dtype=object)
+        """``copied``, ``same_patient`` or ``clean`` of each image; empty where that is not known."""
+        rest = "" if self.against in (IN_SOME, UNKNOWN) else "clean"
+        names = np.full(len(self.exact), rest, dtype=object)
         names[self.patient], names[self.copied] = "same_patient", "copied"
         return [str(name) for name in names]
 
@@ -122,7 +122,8 @@ def leaks_of_model(imprints: Sequence[Imprint | None], prints: Fingerprints, has
         seen = find_in(imprint, prints, hashes)
         exact |= seen.exact
         near |= seen.near
-    return Leaks(exact, near & ~exact, nobody, IN_BUNDLE if len(known) == len(imprints) else UNKNOWN)
+    against = IN_SOME if (exact | near).any() else UNKNOWN
+    return Leaks(exact, near & ~exact, nobody, IN_BUNDLE if len(known) == len(imprints) else against)
 
 
 def check_leaks(leaks: Leaks, scored: Manifest) -> tuple[CheckResult, ...]:
@@ -162,8 +163,9 @@ def concluded(leaks: Leaks, scored: Manifest) -> str:
         return "whether the model was trained on these images is not known"
     if not leaks.found:
         return f"none of the {n:,} images is a copy of {leaks.against}"
-    kinds = [f"{int(mask.sum()):,} {what}" for mask, what in _kinds(leaks) if mask.any()]
-    told = f"of {n:,} images {' and '.join(kinds)}"
+    told = f"of {n:,} images {' and '.join(_kinds(leaks))}"
+    if leaks.against == IN_SOME:
+        told += ", and the other models do not remember theirs"
     if not clean:
         return f"{told}: no image is left to test on, so nothing can be concluded about new images"
     counts = _clean_counts(leaks, scored)
@@ -185,11 +187,14 @@ def refuse_leaks(leaks: Leaks, scored: Manifest, *, where: str) -> None:
     """
     if not leaks.found:
         return
-    ids, names = scored.table["sample_id"].to_numpy(), np.array(leaks.named(), dtype=object)
-    reasons = {"copied": "a copy of it is among", "same_patient": "the same patient is among"}
+    ids = scored.table["sample_id"].to_numpy()
     problems = [
-        Problem("LEAK_REFUSED", f"{reasons[names[row]]} {leaks.against}", where=str(ids[row]))
-        for row in np.flatnonzero(names != "clean")
+        Problem(
+            "LEAK_REFUSED",
+            f"{'a copy of it' if leaks.copied[row] else 'the same patient'} is among {leaks.against}",
+            where=str(ids[row]),
+        )
+        for row in np.flatnonzero(leaks.copied | leaks.patient)
     ]
     raise DataError(
         "LEAK_REFUSED",
@@ -200,12 +205,15 @@ def refuse_leaks(leaks: Leaks, scored: Manifest, *, where: str) -> None:
     )
 
 
-def _kinds(leaks: Leaks) -> tuple[tuple[BoolArray, str], ...]:
-    return (
-        (leaks.exact, f"are pixel-identical to {leaks.against}"),
-        (leaks.near, f"are near copies of {leaks.against}"),
-        (leaks.patient, f"share a patient with {leaks.against}"),
+def _kinds(leaks: Leaks) -> list[str]:
+    """How many images there are of each kind that is not clean."""
+    kinds = (
+        (leaks.exact, "is pixel-identical to", "are pixel-identical to"),
+        (leaks.near, "is a near copy of", "are near copies of"),
+        (leaks.patient, "shares a patient with", "share a patient with"),
     )
+    counted = [(int(mask.sum()), one, many) for mask, one, many in kinds if mask.any()]
+    return [f"{count:,} {one if count == 1 else many} {leaks.against}" for count, one, many in counted]
 
 
 def _clean_counts(leaks: Leaks, scored: Manifest) -> dict[str, int]:

@@ -157,6 +157,6 @@ def trust_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     verdict = facts.get("baseline_verdict")
     if verdict:
         yield verdict["text"]
-    for name, rescored in ((facts.get("shortcuts") or {}).get("rescored") or {}).items():
-        if rescored["flagged"]:
-            yield f"shortcut: with {name.replace('_', ' ')}, AUROC falls by {_estimate(rescored['drop']['auroc'])}"
+    for check in facts.get("checks") or ():
+        if check["code"] == "LESION_NOT_NEEDED" or check["code"].startswith("SHORTCUT_RELIES_ON_"):
+            yield check["title"]

@@ -14,9 +14,9 @@ import numpy as np
 from medgraft.data.fingerprint import INVERSE, GrayArray, frequency, turned_descriptors
 from medgraft.types import IntArray
 
-# Of the nearest 24 (image, symmetry) within the radius. Among 5,000 X-rays, which look more alike than anything else,
+# Of the nearest 40 (image, symmetry) within the radius. Among 5,000 X-rays, which look more alike than anything else,
 # a copy cropped by 3 % per side ranks below 8.
-_NEAREST = 24
+_NEAREST = 40
 _RADIUS = 0.8
 # Cropping moves fine detail further, in its own periods, than coarse detail: it counts less.
 _HALF_WEIGHT = 4.0
@@ -35,7 +35,7 @@ def nearest_pairs(described: GrayArray) -> IntArray:
 
     Returns:
         (m, 3) positions of the first and the second, first < second, and the symmetry that turns the second into the
-        first; sorted, m at most 24 n.
+        first; sorted, m at most 40 n.
     """
     mean, spread = _moments(described)
     fade = 1.0 / (1.0 + (frequency() / np.float32(_HALF_WEIGHT)) ** 2)

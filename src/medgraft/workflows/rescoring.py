@@ -272,12 +272,14 @@ class _Scoring:
 
 
 def _leading(drop: Mapping[str, Estimate]) -> tuple[str, Estimate]:
-    """The drop that decides: of ranking or of answers, whichever is surer; of accuracy where only that is estimable.
+    """The drop that decides: of AUROC, or where balanced accuracy shows more, of that; accuracy with one class only.
 
-    A model that reads both a mark and the disease still ranks well without the mark while its answers turn wrong.
+    A model that reads both a mark and the disease may rank as well without the mark while its answers turn wrong.
     """
-    names = [name for name in ("auroc", "balanced_accuracy") if drop[name].low is not None] or ["accuracy"]
-    name = max(names, key=lambda one: drop[one].low or 0.0)
+    lows = {name: low for name in ("auroc", "balanced_accuracy") if (low := drop[name].low) is not None}
+    if not lows:
+        return "accuracy", drop["accuracy"]
+    name = "auroc" if lows.get("auroc", -1.0) > _SHORTCUT_DROP else max(lows, key=lambda one: lows[one])
     return name, drop[name]
 
 

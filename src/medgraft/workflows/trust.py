@@ -138,10 +138,10 @@ def seen_in_training(
         headline: evaluation of the images that the leading numbers are of.
         evaluate: evaluation of some of the images.
     """
-    subsets = {}
+    subsets, leading = {}, leaks.rows(leaks.headline)
     for name in leaks.subsets():
         rows = leaks.rows(name)
-        if name == leaks.headline or len(rows) == len(leaks.rows(leaks.headline)):
+        if np.array_equal(rows, leading):
             subsets[name] = _subset(headline)
         elif len(rows):
             subsets[name] = _subset(evaluate(rows))
