@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medgraft.checks.near_copies import CopyPair, copy_groups, near_copies
+from medgraft.checks.near_copies import CopyPair, near_copies
 from medgraft.config.schema import DataConfig
 from medgraft.data.fingerprint import fingerprints
+from medgraft.data.grouping import join_groups
 from medgraft.data.image import decode
 from medgraft.data.resize import fit
 from medgraft.types import IntArray, PixelArray, Preprocess
@@ -145,7 +146,7 @@ def tell(pairs: list[CopyPair], n: int, of: IntArray, kinds: list[str]) -> list[
         recall = 1 - counts["not found"] / max(1, counts.total())
         print(f"  {kind:30s} recall {recall:.3f}  {dict(counts.most_common(4))}")
     among = [pair for pair in pairs if pair.second < n]
-    group = copy_groups(n, among)[np.concatenate([np.arange(n), of])]
+    group = join_groups(n, [], pairs=[(pair.first, pair.second) for pair in among])[np.concatenate([np.arange(n), of])]
     wrong = [pair for pair in pairs if group[pair.first] != group[pair.second]]
     print(f"  {len(pairs):,} pairs, {len(among):,} among originals, {len(wrong):,} of copies of different originals")
     return wrong

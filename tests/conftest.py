@@ -38,6 +38,8 @@ averaging = "ema"
 [evaluation]
 bootstrap = 100
 gallery = 4
+[checks]
+permutations = 99
 """
 
 
@@ -84,8 +86,9 @@ class Heard:
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Caches of its own for every test, and one thread whatever a test sets."""
+    """A cache and a working folder of its own for every test, and one thread whatever a test sets."""
     monkeypatch.setenv("MEDGRAFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)  # runs/DATE-NAME of a verb without --out
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)

@@ -1,7 +1,8 @@
-"""Checked images made in memory, shared by tests of checks."""
+"""Checked images made in memory, shared by the tests of checks."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from medgraft.checks.images import CheckedImages
-from medgraft.data.grouping import join_groups
 from medgraft.data.manifest import Manifest
 from medgraft.data.phantom import draw_patient
 from medgraft.data.pixels import ImageRecord, Pixels
@@ -45,10 +45,10 @@ def checked(
     records: Sequence[ImageRecord] | None = None,
     classes: tuple[str, ...] | None = None,
 ) -> CheckedImages:
-    """N images (N, h, w, 3) or (N, h, w) as every check reads them; files are PNG of the same pixels."""
+    """N images (N, h, w, 3) or (N, h, w) as every check reads them; files are PNG of these pixels by default."""
     pixels = np.ascontiguousarray(images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3))
-    named = [f"{at:05d}_.png" for at in range(len(pixels))] if paths is None else list(paths)
-    columns: dict[str, Any] = {"sample_id": named, "path": named, "label": list(labels)}
+    names = list(paths) if paths is not None else [f"image{at:04d}x.png" for at in range(len(pixels))]
+    columns: dict[str, Any] = {"sample_id": names, "path": names, "label": list(labels)}
     if patients is not None:
         columns["patient_id"] = list(patients)
     if splits is not None:
@@ -59,27 +59,30 @@ def checked(
         classes=classes or tuple(sorted(set(labels))),
         patient_source="none" if patients is None else "column patient",
     )
-    made = records or [_record(image) for image in pixels]
-    copies = [one.pixel_hash for one in made]
-    group = join_groups(len(pixels), [manifest.table["patient_id"].tolist(), copies])
-    picture = join_groups(len(pixels), [copies])
-    return CheckedImages(manifest, tuple(made), cast(Pixels, Stored(pixels)), group, picture)
+    known = list(records) if records is not None else [png_record(image) for image in pixels]
+    return CheckedImages.of(manifest, known, cast(Pixels, Stored(pixels)))
+
+
+def png_record(image: PixelArray) -> ImageRecord:
+    """What reading this image from a PNG file would give."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    digest = hashlib.sha256(image.tobytes()).hexdigest()[:32]
+    height, width = image.shape[:2]
+    return ImageRecord(digest, digest, width, height, "png", "RGB", stream.tell())
 
 
 def phantoms(patients: int, *, slices: int = 3, size: int = 64, seed: int = 0) -> CheckedImages:
-    """Phantom slices with their lesions as label, numbered within each patient."""
+    """Phantom slices, numbered within each patient; the label says whether there is a lesion."""
     drawn = [draw_patient(np.random.default_rng([seed, at]), slices=slices, size=size) for at in range(patients)]
-    names = [(f"p{at:03d}", f"p{at:03d}_{number}.png") for at in range(patients) for number in range(slices)]
     return checked(
         np.concatenate([images for images, _ in drawn]),
         ["tumor" if mask.any() else "no_tumor" for _, masks in drawn for mask in masks],
-        patients=[patient for patient, _ in names],
-        paths=[path for _, path in names],
+        patients=[f"p{at:03d}" for at in range(patients) for _ in range(slices)],
+        paths=[f"p{at:03d}_{number}.png" for at in range(patients) for number in range(slices)],
     )
 
 
-def _record(image: PixelArray) -> ImageRecord:
-    stream = io.BytesIO()
-    Image.fromarray(image[..., 0]).save(stream, "PNG")
-    height, width = image.shape[:2]
-    return ImageRecord("c", image.tobytes().hex()[-4000:] + str(hash(image.tobytes())), width, height, "png", "L", stream.tell())
+def noise(n: int, *, size: int = 32, seed: int = 0) -> PixelArray:
+    """(n, size, size) grey images of noise without any meaning."""
+    return np.random.default_rng(seed).integers(60, 190, (n, size, size), dtype=np.uint8)

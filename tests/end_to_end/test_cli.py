@@ -20,7 +20,10 @@ from tables import read_table, spoil_rows
 if TYPE_CHECKING:
     from conftest import TrainedRun
 
-TINY = ("--weights", "none", "--backbone", "test_resnet", "--set", "model.size=64", "--set", "training.threads=1")
+SHALLOW = ("--set", "checks.deep=false")
+TINY = (
+    "--weights", "none", "--backbone", "test_resnet", "--set", "model.size=64", "--set", "training.threads=1", *SHALLOW,
+)  # fmt: skip
 ONE_EPOCH = ("--set", 'training.phases=[{name="only", trains="all", epochs=1}]', "--set", "evaluation.bootstrap=100")
 
 
@@ -83,18 +86,27 @@ def test_a_part_that_the_source_does_not_declare(medgraft: Run, trained: Trained
 
 
 def test_train_evaluate_predict_check(medgraft: Run, table: Path, tmp_path: Path) -> None:
-    checked = medgraft("check", table)
+    checked = medgraft("check", table, "--out", tmp_path / "checked", *SHALLOW)
     assert checked.code == 0 and "no_tumor: " in checked.out and "SIZE_TEST_CLASS" in checked.out
+    assert f"page    {tmp_path / 'checked' / 'check.html'}" in checked.out
     trained = medgraft("train", table, "--out", tmp_path / "run", "--seed", 7, *TINY, *ONE_EPOCH)
     assert trained.code == 0 and not trained.err
     assert "plan: training.phases" in trained.out and "  auroc" in trained.out
     assert str(tmp_path / "run" / "report.html") in trained.out and "Research use only" in trained.out
     run = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert run["seed"] == 7 and run["backbone"].startswith("test_resnet")
-    fast = ("--set", "evaluation.bootstrap=100")
+    fast = ("--set", "evaluation.bootstrap=100", *SHALLOW)
     evaluated = medgraft("evaluate", tmp_path / "run", table, "--out", tmp_path / "ev", "--json", *fast)
     assert evaluated.code == 0 and not evaluated.err
-    assert evaluated.json["n_images"] == 60 and evaluated.json["folder"] == str(tmp_path / "ev")
+    assert evaluated.json["subsets"]["all"]["n_images"] == 60 and evaluated.json["folder"] == str(tmp_path / "ev")
+    seen = run["images"]["train"] + run["images"]["val"]
+    assert evaluated.json["leaks"]["exact"] == seen and evaluated.json["n_images"] == 60 - seen
+    told = medgraft("evaluate", tmp_path / "run", table, "--out", tmp_path / "ev2", *fast)
+    assert told.code == 0 and f"evaluated: {60 - seen} images that training has not seen, " in told.out
+    assert f"{seen} are pixel-identical to the images the model was trained on" in told.out
+    assert "on all 60 images accuracy reads" in told.out and "in part memory" in told.out
+    refused = medgraft("evaluate", tmp_path / "run", table, "--out", tmp_path / "ev3", "--strict", *fast)
+    assert refused.code == 3 and refused.err.startswith("error[LEAK_REFUSED]: ") and not (tmp_path / "ev3").exists()
     predicted = medgraft("predict", tmp_path / "run", table.parent / "images", "--out", tmp_path / "p.csv")
     assert predicted.code == 0 and "60 rows, 0 of them unscored" in predicted.out
     assert len(read_table(tmp_path / "p.csv")) == 60
@@ -178,7 +190,7 @@ def test_all_ten_bad_files_are_listed_and_may_be_left_out(medgraft: Run, table: 
     assert enough.code == 0
     run = json.loads((tmp_path / "run2" / "run.json").read_text(encoding="utf-8"))
     assert sum(run["images"].values()) == 50 and run["images_unreadable"] == 10
-    checked = medgraft("check", table)
+    checked = medgraft("check", table, *SHALLOW)
     assert checked.code == 3 and all(name in checked.out for name in names)
 
 

@@ -18,6 +18,7 @@ from medgraft.cli import display
 from medgraft.workflows import check as check_verb
 
 Run = Callable[..., tuple[int, str, str]]
+SHALLOW = ("--set", "checks.deep=false")
 
 
 @pytest.fixture(autouse=True)
@@ -51,14 +52,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_check_prints_json_when_asked(run: Run, folder: Path) -> None:
-    code, out, err = run("check", folder, "--json")
+    code, out, err = run("check", folder, "--json", *SHALLOW)
     assert (code, err) == (0, "")
     assert "SPLIT_MADE" in {result["code"] for result in json.loads(out)}
 
 
 def test_check_lists_bad_files_with_code_and_path(run: Run, folder: Path) -> None:
     (folder / "b" / "bad.png").write_bytes(b"")
-    code, out, _ = run("check", folder)
+    code, out, _ = run("check", folder, *SHALLOW)
     assert code == 3
     assert "[IMG_EMPTY] has 0 bytes; b/bad.png" in out
 
@@ -66,7 +67,7 @@ def test_check_lists_bad_files_with_code_and_path(run: Run, folder: Path) -> Non
 def test_many_bad_files_are_cut_with_their_number(run: Run, folder: Path) -> None:
     for index in range(25):
         (folder / "b" / f"bad{index}.png").write_bytes(b"")
-    code, out, _ = run("check", folder)
+    code, out, _ = run("check", folder, *SHALLOW)
     assert (code, out.count("IMG_EMPTY")) == (3, 20)
     assert "and 5 more" in out
 

@@ -101,21 +101,26 @@ def trivial_baselines(judge: Judging) -> tuple[Baseline, ...]:
     shares = np.broadcast_to(judge.shares, (len(judge.rows), len(judge.classes)))
     small = thumbnails(judge.used.pixels)
     seen = "images averaged over 32x32 cells" + (", in color" if small.shape[1] > 32 * 32 else "")
-    known = image_attributes(judge.used).of("metadata")
-    metadata = known.values.astype(np.float32)
-    telling = leading(metadata, known.names, judge.label)
-    described = "size, aspect, bytes and format of the file, brightness of border and corners"
     found = [
         Baseline("majority", judge.rows, judge.scores(shares), judge.protocol, "class shares only"),
         make_baseline("thumbnail_1nn", judge, nearest_neighbor, small, described=seen),
         make_baseline("thumbnail_logistic", judge, logistic, small, described=seen),
-        replace(make_baseline("metadata", judge, forest, metadata, described=described), leading=telling),
+        metadata_baseline(judge),
     ]
     position = slice_position(judge.images.manifest)
     if position is not None:
         curve = _curve(position[judge.used_rows])
         found.append(make_baseline("position", judge, logistic, curve, described="place of the slice in its stack"))
     return tuple(found)
+
+
+def metadata_baseline(judge: Judging) -> Baseline:
+    """The label predicted from the attributes of files, borders and corners."""
+    known = image_attributes(judge.used).of("metadata")
+    features = known.values.astype(np.float32)
+    described = "size, aspect, bytes and format of the file, brightness of border and corners"
+    found = make_baseline("metadata", judge, forest, features, described=described)
+    return replace(found, leading=leading(features, known.names, judge.label))
 
 
 def make_baseline(name: str, judge: Judging, model: SimpleModel, features: Features, *, described: str) -> Baseline:
@@ -129,7 +134,7 @@ def leading(features: Features, names: tuple[str, ...], label: IntArray) -> tupl
 
     Args:
         features: (N, D).
-        names: D names; of equal ones the best counts.
+        names: D names; of equal ones the best counts, and where that settles nothing their mean.
         label: (N,) class index.
 
     Returns:
@@ -145,10 +150,11 @@ def leading(features: Features, names: tuple[str, ...], label: IntArray) -> tupl
         if n_rest:
             area = (rank[case].mean(axis=0) - (n_case + 1) / 2) / n_rest
             best = np.maximum(best, np.maximum(area, 1.0 - area))
-    of_name: dict[str, float] = {}
+    of_name: dict[str, list[float]] = {}
     for name, area in zip(names, best.tolist(), strict=True):
-        of_name[name] = max(area, of_name.get(name, 0.0))
-    return tuple(sorted(of_name.items(), key=lambda item: -item[1])[:_SHOWN])
+        of_name.setdefault(name, []).append(area)
+    order = sorted(of_name, key=lambda name: (-round(max(of_name[name]), 2), -float(np.mean(of_name[name]))))
+    return tuple((name, max(of_name[name])) for name in order[:_SHOWN])
 
 
 def estimate_metrics(

@@ -21,8 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from medgraft.data.alignment import Comparison, align, warp
 from medgraft.data.fingerprint import (
@@ -47,8 +45,9 @@ _COARSE_MATCHES = ((1, 0.55), (2, 0.75))
 _COARSE_BATCH = 256
 _FINE_SIDE = 96
 _FINE_BATCH = 64
-# What JPEG of quality 30 adds to the band that is compared, in gray levels: 250 / native side, within these.
-_NOISE, _LEAST_NOISE, _MOST_NOISE = 250.0, 1.25, 2.6
+# What JPEG of quality 30 adds to the band that is compared, in gray levels: 250 / native side, within these. A smaller
+# side than the other's adds no more than this share of the contrast: dim slices that differ would drown in it.
+_NOISE, _LEAST_NOISE, _MOST_NOISE, _NOISE_SHARE = 250.0, 1.25, 2.6, 0.12
 # Most that may be unexplained. At 48 pixels copies stay below 0.41. At 96, 99 of 100 copies stay below 0.06 (images of
 # 200 pixels and more) and 0.09 (patches of 96 and 48 pixels), neighbouring slices of 256 pixels above 0.11.
 _HALFWAY, _BASE, _PER_NOISE = 0.6, 0.04, 0.02
@@ -98,16 +97,6 @@ def near_copies(
     found[:, :2] = alone[found[:, :2]]
     found = _with_identical(_matching(prints, found), members)
     return sorted(_verified(prints, pixels, found, progress))
-
-
-def copy_groups(n: int, pairs: Sequence[CopyPair]) -> IntArray:
-    """(n,) group of every image: images joined by pairs share one; 0.. in the order of the first image."""
-    first, second = (np.array([getattr(pair, end) for pair in pairs], dtype=np.int64) for end in ("first", "second"))
-    graph = coo_array((np.ones(len(pairs), dtype=np.int8), (first, second)), shape=(n, n))
-    _, component = connected_components(graph.tocsr(), directed=False)
-    _, start, group = np.unique(component, return_index=True, return_inverse=True)
-    numbered: IntArray = np.argsort(np.argsort(start))[group].astype(np.int64)
-    return numbered
 
 
 def check_near_copies(
@@ -246,7 +235,9 @@ def _read_pairs(prints: Fingerprints, pixels: PixelSource, pairs: IntArray) -> t
     small = shrink(images, side)
     native = np.where(prints.sizes[rows] > 0, prints.sizes[rows], images.shape[1:3]).min(axis=1)
     place = place.reshape(-1, 2)
-    noise = np.clip(_NOISE / native[place].min(axis=1), _LEAST_NOISE, _MOST_NOISE).astype(np.float32)
+    noises = np.clip(_NOISE / native[place], _LEAST_NOISE, _MOST_NOISE)
+    dimmer = _NOISE_SHARE * prints.contrast[rows][place].min(axis=1)
+    noise = np.maximum(noises.min(axis=1), np.minimum(noises.max(axis=1), dimmer)).astype(np.float32)
     return small[place[:, 0]], _turned_each(small[place[:, 1]], pairs[:, 2]), noise
 
 

@@ -41,7 +41,7 @@ _ADVICE = {
 _CALLED = {
     "borders": "the outermost 6 % of each side alone",
     "corners": "the four corners alone",
-    "metadata": "size, format and border brightness alone",
+    "metadata": "size, format, border and corner brightness alone",
 }
 
 
@@ -122,7 +122,7 @@ def _source(name: str, judge: Judging, region: Region) -> Baseline:
 
 
 def _shortcut(source: Baseline, auroc: Estimate) -> CheckResult:
-    most = "; most tells the {} ({:.2f} on its own)".format(*source.leading[0]) if source.leading else ""
+    most = "; strongest on its own: {} ({:.2f})".format(*source.leading[0]) if source.leading else ""
     return CheckResult(
         f"SHORTCUT_{source.name.upper()}",
         "warning",

@@ -155,7 +155,7 @@ class _Found:
         if not len(other):
             raise UsageError("AGAINST_EMPTY", "no image of the other source can be read", where=str(against))
         device, _ = choose_device(self.config.training.device)
-        names = (self.source.resolve().name, against.resolve().name)
+        names = _told_apart(self.source.resolve(), against.resolve())
         shift = shift_between((own, other), names, config=self.config, device=device, progress=self.progress)
         if shift is None:
             title = f"too few patients or independent images to compare {names[0]} with {names[1]}"
@@ -192,3 +192,12 @@ class _Found:
             (_CHECK_SIZE, _CHECK_SIZE), self.config.model.resize, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
         )
         return prepare(manifest, self.config, preprocess, purpose="check", progress=self.progress)
+
+
+def _told_apart(one: Path, other: Path) -> tuple[str, str]:
+    """Names of two sources, with their folders where the files are called alike."""
+    for parts in (1, 2):
+        names = ["/".join(path.parts[-parts:]) for path in (one, other)]
+        if names[0] != names[1]:
+            return names[0], names[1]
+    return "this source", "the other source"

@@ -85,11 +85,12 @@ def write_fit(folder: Path, run: PlannedRun, scored: FitScores) -> None:
     write_json(folder / "plan.json", run.plan.as_dict())
     manifest, _ = run.prepared.part("test")
     classes = manifest.classes
-    columns = manifest.table[["sample_id", "path", "patient_id", "label"]]
+    table = manifest.table
+    cells = zip(*(table[name].tolist() for name in ("sample_id", "path", "patient_id", "label")), strict=True)
     rows = [
-        ScoreRow(*cells, predicted=classes[predicted], proba=tuple(proba))
-        for cells, predicted, proba in zip(
-            columns.itertuples(index=False, name=None), scored.predicted, scored.proba.tolist(), strict=True
+        ScoreRow(sample_id, path, patient, label, predicted=classes[predicted], proba=tuple(proba))
+        for (sample_id, path, patient, label), predicted, proba in zip(
+            cells, scored.predicted, scored.proba.tolist(), strict=True
         )
     ]
     write_scores_csv(folder / "scores.csv", rows, classes=classes)

@@ -30,6 +30,7 @@ def quick() -> Config:
                 "phases": [{"name": "only", "trains": "all", "epochs": 1, "freeze_norm": False}],
             },
             "evaluation": {"bootstrap": 100, "gallery": 2},
+            "checks": {"deep": False},
         }
     )
 

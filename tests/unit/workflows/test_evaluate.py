@@ -17,14 +17,15 @@ from medgraft.errors import DataError, ModelError, UsageError
 from medgraft.evaluation.operating_point import OperatingPoint
 from medgraft.inference.bundle import open_bundle, write_bundle
 from medgraft.models.classifier import build_classifier
-from medgraft.workflows.evaluate import _reading_as_trained, evaluate
+from medgraft.workflows.evaluate import evaluate
 from medgraft.workflows.predict import predict
+from medgraft.workflows.reading import reading_as_trained
 from tables import read_table, spoil_rows, write_table
 
 if TYPE_CHECKING:
     from conftest import Heard, TrainedRun
 
-FAST = ("evaluation.bootstrap=100", "evaluation.gallery=2", "training.threads=1")
+FAST = ("evaluation.bootstrap=100", "evaluation.gallery=2", "training.threads=1", "checks.deep=false")
 
 
 @pytest.fixture
@@ -145,9 +146,9 @@ def test_what_the_user_sets_wins_over_the_reading_rules_of_training(
     rules = bundle.rules.model_copy(update={"min_side": 48, "background": 255})
     bundle = replace(bundle, rules=rules)
     asked = Config.model_validate({"data": {"min_side": 20, "skip_bad": 0.5}})
-    merged = _reading_as_trained(asked, bundle).data
+    merged = reading_as_trained(asked, bundle).data
     assert (merged.min_side, merged.background, merged.skip_bad) == (20, 255, 0.5)
-    assert _reading_as_trained(Config(), bundle).data.min_side == 48
+    assert reading_as_trained(Config(), bundle).data.min_side == 48
 
 
 def test_the_output_may_not_lie_in_the_images_or_in_a_used_folder(
@@ -183,7 +184,7 @@ def test_views_and_draws_stand_in_every_file(
     images = [new_patients.parent / row["image"] for row in read_table(new_patients)]
     expected = predict(trained.bundle, images, tta="flips", mc=8)
     rows = read_table(result.folder / "scores.csv")
-    assert list(rows[0])[-1] == "spread"
+    assert list(rows[0])[-4:] == ["spread", "prediction_set", "refer", "subset"]
     for row, one in zip(rows, expected, strict=True):
         if row["sample_id"] in bad:
             assert row["spread"] == row["proba_tumor"] == "" and one.spread is None

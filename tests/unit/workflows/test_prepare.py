@@ -25,6 +25,7 @@ from tables import read_table, spoil_rows, write_table
 
 SMALL = Preprocess((32, 32), "squash", "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 BAD = tuple(range(0, 50, 5))
+SHALLOW = ("checks.deep=false",)
 
 
 def prepared(
@@ -182,12 +183,12 @@ def test_sizes_are_those_of_the_images_that_numbers_rest_on(table: Path) -> None
 
 
 def test_check_lists_every_bad_image_and_says_whether_training_would_go(table: Path, tmp_path: Path) -> None:
-    good = check(table)
-    assert good.usable and good.manifest.table["split"].notna().all()
+    good = check(table, settings=SHALLOW)
+    assert good.usable and good.manifest is not None and good.manifest.table["split"].notna().all()
     names = spoil_rows(table, BAD)
-    report = check(table, out=tmp_path / "checks.json")
+    report = check(table, out=tmp_path / "checks", settings=SHALLOW)
     assert not report.usable
-    written = json.loads((tmp_path / "checks.json").read_text(encoding="utf-8"))
+    written = json.loads((report.folder / "checks.json").read_text(encoding="utf-8"))
     (bad,) = [result for result in written if result["code"] == "IMAGES_BAD"]
     assert sorted(file["where"] for file in bad["evidence"]["files"]) == sorted(names)
     assert str(table.parent) not in json.dumps(written)
@@ -197,12 +198,12 @@ def test_check_reports_what_splitting_refuses(table: Path) -> None:
     rows = read_table(table)
     for row in rows:
         row["label"] = "rare" if row is rows[0] else "common"
-    report = check(write_table(table, rows))
+    report = check(write_table(table, rows), settings=SHALLOW)
     assert not report.usable and "CLASS_TOO_SMALL" in [result.code for result in report.checks]
 
 
 def test_training_finds_the_pixels_of_check(table: Path, tmp_path: Path) -> None:
-    check(table)
+    check(table, settings=SHALLOW)
     config = Config()
     native = native_preprocess(find_backbone(config.model.backbone), resize=config.model.resize)
     prepare(read_source(table, config.data), config, native, purpose="train", progress=Silent())

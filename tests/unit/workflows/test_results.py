@@ -10,7 +10,8 @@ import numpy as np
 
 from medgraft.data.manifest import Manifest
 from medgraft.types import CheckResult, Scores
-from medgraft.workflows.results import choose_cases, patient_independence, scores_of
+from medgraft.workflows.gallery import choose_cases
+from medgraft.workflows.scored import patient_independence, scores_of
 
 if TYPE_CHECKING:
     from conftest import TrainedRun
@@ -60,7 +61,7 @@ def test_class_indices_follow_the_model() -> None:
 
 
 def test_independence_is_claimed_only_where_patients_are_known() -> None:
-    crossing = CheckResult("PATIENTS_ACROSS_PARTS", "warning", "2 patients stand in two parts")
+    crossing = CheckResult("PATIENTS_ACROSS_PARTS", "error", "2 patients stand in two parts")
     assert patient_independence(manifest(["p", "q", "r"]), []) == "verified"
     assert patient_independence(manifest(["p", "q", "r"]), [crossing]) == "violated"
     assert patient_independence(manifest(["p", None, "r"]), []) == "not verified"

@@ -50,7 +50,9 @@ def test_every_file_is_there(trained: TrainedRun) -> None:
 
 def test_scores_have_one_row_per_declared_test_image(trained: TrainedRun) -> None:
     lines = (trained.folder / "scores.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "sample_id,path,patient_id,label,predicted,correct,status,proba_no_tumor,proba_tumor"
+    assert lines[0] == (
+        "sample_id,path,patient_id,label,predicted,correct,status,proba_no_tumor,proba_tumor,prediction_set,refer,subset"
+    )
     scores = read_table(trained.folder / "scores.csv")
     declared = [row for row in read_table(trained.folder / "manifest.csv") if row["split"] == "test"]
     assert [row["sample_id"] for row in scores] == [row["sample_id"] for row in declared] and len(declared) > 4
@@ -71,7 +73,9 @@ def test_the_numbers_follow_from_the_scores(trained: TrainedRun) -> None:
     assert content["n_images"] == content["n_declared"] == len(scores)
     assert content["n_patients"] == len({row["patient_id"] for row in scores})
     assert content["patient_independence"] == "verified"
-    assert content == trained.result.evaluation.as_dict()
+    assert content == trained.result.facts
+    numbers = trained.result.evaluation.as_dict()
+    assert {name: content[name] for name in numbers} == numbers
 
 
 def test_parts_stand_side_by_side_with_intervals(trained: TrainedRun) -> None:
@@ -156,7 +160,8 @@ def test_a_second_run_reuses_the_caches_and_gives_the_same_bits(trained: Trained
         return {path: (path.stat().st_ino, path.stat().st_size) for path in kept}
 
     before = files()
-    assert len([path for path in before if path.suffix == ".npy"]) == 8  # 3 views and validation, at two boundaries
+    # 3 views and validation, at two boundaries; and the test images, at the one that the checks share with the probe
+    assert len([path for path in before if path.suffix == ".npy"]) == 9
     again = train(trained.table, out=tmp_path / "again", config=trained.settings)
     assert files() == before
     assert digest(again.bundle) == digest(trained.bundle)
@@ -173,6 +178,7 @@ def test_the_same_bits_from_empty_caches_and_others_from_another_seed(table: Pat
             "data": {"cache_dir": tmp_path / name},
             "training": {"threads": 1, "seed": seed, "phases": [phase]},
             "evaluation": {"bootstrap": 100, "gallery": 2},
+            "checks": {"deep": False},
         }
         config = Config.model_validate(sections)
         result = train(table, out=tmp_path / f"run-{name}", config=config)
@@ -300,7 +306,7 @@ def test_a_signal_while_activations_are_computed_leaves_an_openable_bundle(
 def test_ctrl_c_leaves_an_openable_bundle(table: Path, tmp_path: Path) -> None:
     settings = [
         "model.backbone=test_resnet", "model.weights=none", "model.size=64", "training.threads=1",
-        'training.phases=[{name="only", trains="all", epochs=5000, patience="none"}]',
+        'training.phases=[{name="only", trains="all", epochs=5000, patience="none"}]', "checks.deep=false",
     ]  # fmt: skip
     command = [sys.executable, "-m", "medgraft", "train", str(table), "--out", str(tmp_path / "run")]
     for setting in settings:
