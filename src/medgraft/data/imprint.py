@@ -12,11 +12,11 @@ How alike images of one set are differs: chests of two children never come near 
 head do. What counts as a copy is therefore set where the bundle is made, from the likeness of its own images; where
 those are slices, frames are not fitted and cropped copies are not found.
 
-Who owns an image can learn whether it was there, which is what an imprint is for; the salt only makes hashes of two
-bundles differ. What a stranger can rebuild, by the best linear estimate from signs and salt with thousands of other
-patients' images at hand, correlates with the image's own 32-pixel thumbnail (less the set's mean) at 0.75 (X-rays),
-0.61 (LGG), 0.70 (brain MRI), 0.44 (histopathology) and with another patient's at 0.00 to -0.05; the most alike of the
-stranger's own images reaches 0.68, 0.59, 0.71 and 0.30, so signs show little more than that some image looks so.
+Who owns an image can learn whether it was there, which is what an imprint is for; the salt only makes the hashes of two
+bundles differ. What a stranger can rebuild, by the best linear estimate from signs and salt with hundreds of other
+patients' images at hand, correlates with the image's own 32-pixel thumbnail (less the set's mean) at 0.73 (X-rays),
+0.63 (LGG), 0.71 (brain MRI), 0.38 (histopathology), and with another patient's at -0.03 to 0.05; the most alike of the
+stranger's own images reaches 0.64, 0.59, 0.69 and 0.28, so signs tell little more than what kind of image it is.
 """
 
 from __future__ import annotations
@@ -186,8 +186,9 @@ def find_in(imprint: Imprint, prints: Fingerprints, pixel_hashes: Sequence[str])
     """Which of N images are remembered, whole or as near copies.
 
     Near copies are found when encoded anew, resized, made brighter or darker, mirrored or turned by right angles, and
-    cropped by up to 3 % per side, unless the remembered images are as alike as neighbouring slices. An image with
-    nothing on it is no near copy of any.
+    cropped by up to 3 % per side. Measured with 100 copies of each kind in 513 to 1,498 images (``bench/imprint.py``):
+    recall 0.94 and more, but for strong darkening that clips (brain MRI 0.91, LGG 0.41) and for cropping (X-rays and
+    histopathology 1.00, brain MRI 0.75, volumes 0). An image with nothing on it is no near copy of any.
 
     Args:
         imprint: of other images, fitted to the same network size.

@@ -6,21 +6,23 @@ read → decode all → copies → split → patients, sizes → baselines, shor
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medgraft.checks.baseline_report import summarize_baselines
+from medgraft.checks.images import CheckedImages
 from medgraft.checks.shift import check_shift
 from medgraft.checks.shortcuts import summarize_shortcuts
 from medgraft.config import Config
 from medgraft.data.manifest import Manifest
 from medgraft.data.sources import read_source
-from medgraft.errors import DataError, UsageError
+from medgraft.errors import DataError
 from medgraft.report.check_page import write_check_page
+from medgraft.report.checks_table import PicturedExample
 from medgraft.types import CheckResult, Preprocess
 from medgraft.workflows.deep_checks import Looked, look_deeper, shift_between
 from medgraft.workflows.gallery import copy_pictures, suspect_pictures
@@ -85,119 +87,129 @@ def check(
     source = Path(source)
     folder = choose_run_folder(source, None if out is None else Path(out))
     resolved = load_settings(config, settings)
-    found = _Found(source, resolved, progress)
-    manifest = found.read()
-    if manifest is not None and len(found.prepared.usable()):
-        found.look()
-        if against is not None:
-            found.compare(Path(against))
+    declared, misspelled = _read(source, resolved)
+    if declared is None:
+        found = _Found(checks=misspelled)
+    else:
+        found = _look(declared, resolved, progress)
+        if against is not None and found.images is not None:
+            found = _compare(found, (source, Path(against)), resolved, progress)
     create_folder(folder)
-    page = found.write(folder)
-    return CheckReport(folder, page, manifest, tuple(found.checks), time.perf_counter() - began)
+    page = _write(folder, found, title=source.resolve().stem)
+    manifest = None if found.prepared is None else found.prepared.manifest
+    return CheckReport(folder, page, manifest, found.checks, time.perf_counter() - began)
 
 
+@dataclass(frozen=True)
 class _Found:
-    """A source under examination."""
+    """What is known of a source so far.
 
-    def __init__(self, source: Path, config: Config, progress: Progress) -> None:
-        self.source, self.config, self.progress = source, config, progress
-        self.checks: list[CheckResult] = []
-        self.looked = Looked()
-        self.baselines: dict[str, Any] = {}
-        self.sources: dict[str, Any] = {}
-        self.shift: dict[str, Any] | None = None
-        self.prepared: Prepared
+    Attributes:
+        checks: results.
+        prepared: the source, decoded and split; None when it was not read.
+        images: its readable images; None when there are none.
+        looked: what the slower checks found.
+        baselines: as in evaluation.json, without a model.
+        sources: of shortcuts, likewise.
+        shift: between its parts, or to another source.
+    """
 
-    def read(self) -> Manifest | None:
-        """Read, decode and split; what is spelled in several ways is reported like everything else."""
-        try:
-            declared = read_source(self.source, self.config.data)
-        except DataError as error:
-            if error.problem.code != "LABEL_VARIANTS":
-                raise
-            problem, problems = error.problem, [one.as_dict() for one in error.problems]
-            self.checks.append(CheckResult(problem.code, "error", problem.what, {"examples": problems}, problem.fix))
-            return None
-        self.given_test = bool((declared.table["split"].to_numpy() == "test").any())
-        self.prepared = self._prepare(declared)
-        self.checks += self.prepared.checks
-        return self.prepared.manifest
+    checks: tuple[CheckResult, ...]
+    prepared: Prepared | None = None
+    images: CheckedImages | None = None
+    looked: Looked = field(default_factory=Looked)
+    baselines: Mapping[str, Any] | None = None
+    sources: Mapping[str, Any] | None = None
+    shift: Mapping[str, Any] | None = None
 
-    def look(self) -> None:
-        """Baselines, shortcuts, labels, shift: on the given test part, else by cross-validation over all images."""
-        images = self.prepared.images()
-        every, fit = np.arange(len(images)), images.rows_of("train", "val")
-        judged = self.given_test and len(fit) > 0
-        device, _ = choose_device(self.config.training.device)
-        use_threads(self.config.training.threads)
-        self.looked = look_deeper(
-            images,
-            scored=images.rows_of("test") if judged else every,
-            fit=fit if judged else None,
-            labelled=every,
-            config=self.config,
-            device=device,
-            progress=self.progress,
-        )
-        self.checks += self.looked.checks
-        known, seed = images.manifest.patients_known, self.config.training.seed
-        asked = self.config.evaluation
-        beside = summarize_baselines(self.looked.baselines, asked, model=None, patients_known=known, seed=seed)
-        alone = summarize_shortcuts(self.looked.sources, self.looked.baselines, asked, patients_known=known, seed=seed)
-        self.baselines, self.sources = beside.baselines, alone.sources
-        self.checks += [*beside.checks, *alone.checks]
-        self.shift = None if self.looked.shift is None else self.looked.shift.as_dict()
 
-    def compare(self, against: Path) -> None:
-        """Whether another source looks like this one."""
-        own = self.prepared.images()
-        other = self._prepare(read_source(against, self.config.data, classes=own.manifest.classes)).images()
-        if not len(other):
-            raise UsageError("AGAINST_EMPTY", "no image of the other source can be read", where=str(against))
-        device, _ = choose_device(self.config.training.device)
-        names = _told_apart(self.source.resolve(), against.resolve())
-        shift = shift_between((own, other), names, config=self.config, device=device, progress=self.progress)
-        if shift is None:
-            title = f"too few patients or independent images to compare {names[0]} with {names[1]}"
-            self.checks.append(CheckResult("SHIFT_TOO_FEW", "note", title, {"n_images": [len(own), len(other)]}))
-            return
-        self.checks += check_shift(shift)
-        self.shift = shift.as_dict()
+def _read(source: Path, config: Config) -> tuple[Manifest | None, tuple[CheckResult, ...]]:
+    """The samples; nothing where classes are spelled in several ways, which is reported like everything else."""
+    try:
+        return read_source(source, config.data), ()
+    except DataError as error:
+        if error.problem.code != "LABEL_VARIANTS":
+            raise
+        problem, examples = error.problem, [one.as_dict() for one in error.problems]
+        return None, (CheckResult(problem.code, "error", problem.what, {"examples": examples}, problem.fix),)
 
-    def write(self, folder: Path) -> Path:
-        """checks.json, manifest.csv and the page."""
-        write_json(folder / "checks.json", [result.as_dict() for result in self.checks])
-        counts, pictures = {}, {}
-        if hasattr(self, "prepared"):
-            self.prepared.manifest.write_csv(folder / "manifest.csv")
-            images = self.prepared.images()
-            counts = self.prepared.manifest.counts()
+
+def _prepare(manifest: Manifest, config: Config, progress: Progress) -> Prepared:
+    side = (_CHECK_SIZE, _CHECK_SIZE)
+    preprocess = Preprocess(side, config.model.resize, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return prepare(manifest, config, preprocess, purpose="check", progress=progress)
+
+
+def _look(declared: Manifest, config: Config, progress: Progress) -> _Found:
+    """Everything about one source; baselines on the given test part, else by cross-validation over all images."""
+    prepared = _prepare(declared, config, progress)
+    images = prepared.images()
+    if not len(images):
+        return _Found(prepared.checks, prepared)
+    every, known = np.arange(len(images)), images.rows_of("train", "val")
+    given_test = bool((declared.table["split"].to_numpy() == "test").any()) and len(known) > 0
+    device, _ = choose_device(config.training.device)
+    use_threads(config.training.threads)
+    looked = look_deeper(
+        images,
+        scored=images.rows_of("test") if given_test else every,
+        fit=known if given_test else None,
+        labelled=every,
+        config=config,
+        device=device,
+        progress=progress,
+    )
+    patients_known, seed, asked = images.manifest.patients_known, config.training.seed, config.evaluation
+    beside = summarize_baselines(looked.baselines, asked, model=None, patients_known=patients_known, seed=seed)
+    alone = summarize_shortcuts(looked.sources, looked.baselines, asked, patients_known=patients_known, seed=seed)
+    return _Found(
+        (*prepared.checks, *looked.checks, *beside.checks, *alone.checks),
+        prepared,
+        images,
+        looked,
+        beside.baselines or None,
+        alone.sources or None,
+        None if looked.shift is None else looked.shift.as_dict(),
+    )
+
+
+def _compare(found: _Found, sources: tuple[Path, Path], config: Config, progress: Progress) -> _Found:
+    """Whether another source looks like this one."""
+    assert found.images is not None
+    own, against = found.images, sources[1]
+    other = _prepare(read_source(against, config.data, classes=own.manifest.classes), config, progress).images()
+    if not len(other):
+        raise DataError("AGAINST_EMPTY", "no image of the other source can be read", where=str(against))
+    device, _ = choose_device(config.training.device)
+    names = (sources[0].resolve().stem, against.resolve().stem)
+    shift = shift_between((own, other), names, config=config, device=device, progress=progress)
+    if shift is None:
+        title = f"too few patients or independent images to compare {names[0]} with {names[1]}"
+        told = CheckResult("SHIFT_TOO_FEW", "note", title, {"n_images": [len(own), len(other)]})
+        return replace(found, checks=(*found.checks, told))
+    return replace(found, checks=(*found.checks, *check_shift(shift)), shift=shift.as_dict())
+
+
+def _write(folder: Path, found: _Found, *, title: str) -> Path:
+    """checks.json, manifest.csv and the page."""
+    write_json(folder / "checks.json", [result.as_dict() for result in found.checks])
+    counts: Mapping[str, Mapping[str, int]] = {}
+    pictures: dict[str, list[PicturedExample]] = {}
+    if found.prepared is not None:
+        found.prepared.manifest.write_csv(folder / "manifest.csv")
+        counts = found.prepared.manifest.counts()
+        if found.images is not None:
             pictures = {
-                **copy_pictures(images, self.prepared.copies),
-                **suspect_pictures(images, self.looked.labels),
+                **copy_pictures(found.images, found.prepared.copies),
+                **suspect_pictures(found.images, found.looked.labels),
             }
-        return write_check_page(
-            folder / "check.html",
-            title=self.source.resolve().stem,
-            counts=counts,
-            checks=self.checks,
-            pictures=pictures,
-            baselines=self.baselines or None,
-            sources=self.sources or None,
-            shift=self.shift,
-        )
-
-    def _prepare(self, manifest: Manifest) -> Prepared:
-        preprocess = Preprocess(
-            (_CHECK_SIZE, _CHECK_SIZE), self.config.model.resize, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-        )
-        return prepare(manifest, self.config, preprocess, purpose="check", progress=self.progress)
-
-
-def _told_apart(one: Path, other: Path) -> tuple[str, str]:
-    """Names of two sources, with their folders where the files are called alike."""
-    for parts in (1, 2):
-        names = ["/".join(path.parts[-parts:]) for path in (one, other)]
-        if names[0] != names[1]:
-            return names[0], names[1]
-    return "this source", "the other source"
+    return write_check_page(
+        folder / "check.html",
+        title=title,
+        counts=counts,
+        checks=found.checks,
+        pictures=pictures,
+        baselines=found.baselines,
+        sources=found.sources,
+        shift=found.shift,
+    )

@@ -91,7 +91,7 @@ def look_deeper(
     if fit is not None:
         rows = [_capped(images, part, config.checks.images) for part in (fit, scored)]
         parts = [(images.take(own), features[own]) for own in rows]
-        shift = _told_apart(parts, ("training images", "test images"), config)
+        shift = _told_apart(parts, ("the training part", "the test part"), config)
     few = () if judging.too_few is None else (judging.too_few,)
     shifted = () if shift is None else check_shift(shift)
     return Looked(judging, baselines, sources, labels, shift, (*few, *told, *shifted))
