@@ -36,7 +36,8 @@ from medgraft.data.fingerprint import (
 )
 from medgraft.data.manifest import Manifest
 from medgraft.data.nearest import nearest_pairs
-from medgraft.types import CheckResult, IntArray
+from medgraft.data.split import ACROSS_PARTS_ADVICE
+from medgraft.types import CheckResult, IntArray, Severity
 
 # Of more images with equal thumbnails only so many are compared with others, so that pairs stay linear in number.
 _IDENTICAL = 10
@@ -140,7 +141,8 @@ def check_near_copies(
             "kinds": dict(Counter(pair.kind for pair in chosen).most_common()),
             "examples": [evidence_of[pair] for pair in chosen[:_SHOWN]],
         }
-        return CheckResult(code, "warning", title, evidence, advice)
+        severity: Severity = "error" if code == "COPIES_NEAR_ACROSS_PARTS" else "warning"
+        return CheckResult(code, severity, title, evidence, advice)
 
     found = []
     if within:
@@ -151,8 +153,7 @@ def check_near_copies(
         crossings = Counter(" and ".join(sorted({str(parts[pair.first]), str(parts[pair.second])})) for pair in across)
         told = ", ".join(f"{name}: {count:,}" for name, count in crossings.most_common())
         title = f"{len(across):,} pairs of images in two parts show the same picture ({told}; {_kinds(across)})"
-        advice = "results on these parts are too good; let medgraft make the parts, or correct them"
-        found.append(result("COPIES_NEAR_ACROSS_PARTS", across, title, advice))
+        found.append(result("COPIES_NEAR_ACROSS_PARTS", across, title, ACROSS_PARTS_ADVICE))
     if conflicts:
         title = f"{len(conflicts):,} pairs of images show the same picture under two labels ({_kinds(conflicts)})"
         advice = "unless orientation is the label, one of each pair is wrong: look at them and correct or remove them"

@@ -81,8 +81,14 @@ def judge_trust(
     if config.checks.deep:
         rescored = rescore(predictor, part, config=config, seed=seed, progress=progress)
     subgroups = _subgroups(part, answers, predictor, config)
+    baselines = beside.baselines
+    if any(len(one) > len(answers.scores) for one in looked.baselines):  # some images are not among the leading ones
+        whole = summarize_baselines(looked.baselines, config.evaluation, model=None, patients_known=known, seed=seed)
+        baselines = {
+            name: {**of, "metrics_on_all": whole.baselines[name]["metrics"]} for name, of in baselines.items()
+        }
     facts: dict[str, Any] = {
-        "baselines": beside.baselines,
+        "baselines": baselines,
         "baseline_verdict": beside.verdict,
         "shortcuts": {"sources": alone.sources, "rescored": rescored.as_dict()},
         "subgroups": None if subgroups is None else subgroups.as_dict(),

@@ -184,7 +184,7 @@ def test_views_and_draws_stand_in_every_file(
     images = [new_patients.parent / row["image"] for row in read_table(new_patients)]
     expected = predict(trained.bundle, images, tta="flips", mc=8)
     rows = read_table(result.folder / "scores.csv")
-    assert list(rows[0])[-4:] == ["spread", "prediction_set", "refer", "subset"]
+    assert list(rows[0])[-2:] == ["spread", "subset"]
     for row, one in zip(rows, expected, strict=True):
         if row["sample_id"] in bad:
             assert row["spread"] == row["proba_tumor"] == "" and one.spread is None
