@@ -139,8 +139,8 @@ def tell_reconstruction(prints: Fingerprints, images: Images, rng: np.random.Gen
 
 def signs_of(prints: Fingerprints, rows: IntArray, draw: int) -> np.ndarray:
     """(n, 256) the signs kept of each image, in the order of rows."""
-    thumbnails = prints.thumbnails[rows].astype(np.float32)
-    sums = _Sums.of(bytes([draw]) * 16, thumbnails)(thumbnails, np.zeros((1, 4), np.float32))
+    thumbnails = prints.thumbnails[rows]
+    sums = _Sums.of(bytes([draw]) * 16, thumbnails)(thumbnails.astype(np.float32), np.zeros((1, 4), np.float32))
     return _signs(np.packbits(sums > 0, axis=1)).astype(np.float64)
 
 

@@ -257,7 +257,7 @@ class CheckResult:
 
     Attributes:
         code: stable identifier, such as ``COPIES_EXACT``.
-        severity: ``error`` makes numbers untrue until it is mended, ``warning`` stands in every report, ``note`` informs.
+        severity: ``error`` makes numbers untrue, ``warning`` stands in every report, ``note`` informs.
         title: one sentence with the counts in it.
         evidence: JSON-ready facts: counts, file pairs.
         advice: what to do.

@@ -112,3 +112,100 @@ def test_ctrl_c_exits_as_stopped(run: Run, folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(check_verb, "check", stop)
     code, _, err = run("check", folder)
     assert code == 143 and "error[STOPPED]" in err
+
+
+class Asked(Exception):
+    """Stands for a verb that was called with these arguments."""
+
+    def __init__(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        super().__init__()
+        self.arguments, self.options = arguments, options
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]:
+    """How a verb is called by a command, without doing its work."""
+
+    def ask(verb: str, *command: object) -> Asked:
+        called: list[Asked] = []
+
+        def stop(*arguments: Any, **options: Any) -> None:
+            called.append(Asked(arguments, options))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(verb, stop)
+        monkeypatch.setattr(sys, "argv", ["medgraft", *map(str, command)])
+        with pytest.raises(SystemExit):
+            cli.main()
+        (one,) = called
+        return one
+
+    return ask
+
+
+def test_options_of_training_reach_the_configuration(asked: Callable[..., Asked], folder: Path) -> None:
+    train = "medgraft.workflows.train.train"
+    for option, value, rule in (
+        ("--sensitivity", "0.95", "sensitivity:0.95"),
+        ("--specificity", "0.9", "specificity:0.9"),
+        ("--cost", "5", "cost:5"),
+    ):
+        config = asked(train, "train", folder, option, value).options["config"]
+        assert config.evaluation.operating_point == rule and not config.checks.strict
+    config = asked(train, "train", folder, "--strict", "--by", "sex, site").options["config"]
+    assert config.checks.strict and config.evaluation.by == ("sex", "site")
+
+
+def test_folds_cross_validate(asked: Callable[..., Asked], folder: Path) -> None:
+    verb = "medgraft.workflows.crossval.cross_validate_training"
+    once = asked(verb, "train", folder, "--folds", 5, "--out", folder.parent / "cv")
+    assert (once.options["folds"], once.options["repeats"]) == (5, 1)
+    assert once.arguments == (folder,) and once.options["out"] == folder.parent / "cv"
+    twice = asked(verb, "train", folder, "--folds", 4, "--repeats", 2, "--cost", 3)
+    assert (twice.options["folds"], twice.options["repeats"]) == (4, 2)
+    assert twice.options["config"].evaluation.operating_point == "cost:3"
+
+
+def test_bundles_come_first_and_the_source_last(asked: Callable[..., Asked], folder: Path) -> None:
+    verb = "medgraft.workflows.evaluate.evaluate"
+    one = asked(verb, "evaluate", "run", folder, "--part", "test", "--strict")
+    assert one.arguments == ([Path("run")], folder) and one.options["part"] == "test"
+    assert one.options["config"].checks.strict
+    several = asked(verb, "evaluate", "a", "b", "c", folder)
+    assert several.arguments == ([Path("a"), Path("b"), Path("c")], folder)
+    paired = asked("medgraft.workflows.paired.evaluate_paired", "evaluate", "a", "b", folder, "--paired")
+    assert paired.arguments == ([Path("a"), Path("b")], folder)
+
+
+def test_check_may_have_another_source(asked: Callable[..., Asked], folder: Path) -> None:
+    called = asked("medgraft.workflows.check.check", "check", folder, "--against", "other", "--out", "looked")
+    assert called.arguments == (folder,)
+    assert (called.options["against"], called.options["out"]) == (Path("other"), Path("looked"))
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        (("train", "x", "--sensitivity", "0.9", "--cost", "2"), "OPTION_CONFLICT", "--sensitivity and --cost"),
+        (("train", "x", "--repeats", "2"), "OPTION_MISSING", "--folds"),
+        (("train", "x", "--sensitivity", "1.5"), "CONFIG_", "sensitivity:0.95"),
+        (("evaluate", "x"), "ARGUMENTS_MISSING", "medgraft evaluate BUNDLE SOURCE"),
+        (("evaluate", "a", "x", "--paired"), "PAIRED_COUNT", "medgraft evaluate A B SOURCE --paired"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_with_the_way_out(
+    run: Run, command: tuple[str, ...], code: str, words: str
+) -> None:
+    ended, out, err = run(*command)
+    assert ended == 2 and not out and err.startswith(f"error[{code}") and words in err
+
+
+def test_spelling_variants_stand_in_the_table_of_check(run: Run, folder: Path) -> None:
+    (folder / "A").mkdir()
+    Image.new("L", (32, 32), 9).save(folder / "A" / "0.png")
+    out_folder = folder.parent / "looked"
+    code, out, err = run("check", folder, "--out", out_folder, *SHALLOW)
+    assert code == 3 and not err  # found, not failed
+    (line,) = [line for line in out.splitlines() if "LABEL_VARIANTS" in line and line.startswith("error")]
+    assert "spelled in more than one way" in line and "'A' (1), 'a' (8)" in out and "-> correct" in out
+    assert (out_folder / "check.html").is_file() and "LABEL_VARIANTS" in (out_folder / "checks.json").read_text("utf-8")

@@ -72,6 +72,7 @@ _SHARE_UNMOVED, _SHARE_MOVED = 0.8, 0.85
 _MAY_BE_COPIES = 0.985
 _LEAST_UNMOVED, _LEAST_MOVED, _MOST = 0.92, 0.95, 0.99
 _NEVER = 2.0
+_OWN_FRAME = np.zeros((1, 4), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +171,11 @@ def take_imprint(prints: Fingerprints, pixel_hashes: Sequence[str], *, salt: byt
     if len(salt) != _SALT_BYTES:
         raise ValueError(f"the salt of an imprint has {_SALT_BYTES} bytes, not {len(salt)}")
     _check_lengths(prints, pixel_hashes)
-    thumbnails = prints.thumbnails[prints.comparable].astype(np.float32)
+    thumbnails = prints.thumbnails[prints.comparable]
     sums = _Sums.of(salt, thumbnails)
     near = np.empty((len(thumbnails), BITS // 8), dtype=np.uint8)
     for part in _parts(len(thumbnails), _MEMBERS):
-        near[part] = np.packbits(sums(thumbnails[part], np.zeros((1, 4), np.float32)) > 0, axis=1)
+        near[part] = np.packbits(sums(thumbnails[part].astype(np.float32), _OWN_FRAME) > 0, axis=1)
     exact = {_keyed(salt, pixel_hash) for pixel_hash in pixel_hashes if pixel_hash}
     hashes = np.frombuffer(b"".join(sorted(exact)), dtype=np.uint8).reshape(-1, _HASH_BYTES)
     least = _least_likeness(sums, near, thumbnails)
@@ -224,14 +225,14 @@ class _Sums:
     projection: GrayArray
 
     @classmethod
-    def of(cls, salt: bytes, thumbnails: GrayArray) -> _Sums:
+    def of(cls, salt: bytes, thumbnails: npt.NDArray[np.float16]) -> _Sums:
         """Centred on what the images have in common, where they are enough that it does not tell one of them."""
         n = len(_DOWN)
         centre, spread = np.zeros(n, dtype=np.float32), np.ones(n, dtype=np.float32)
-        if len({thumbnail.tobytes() for thumbnail in thumbnails}) >= _FEWEST:
+        if len({hashlib.blake2b(each.tobytes(), digest_size=8).digest() for each in thumbnails}) >= _FEWEST:
             total, squares = np.zeros(n), np.zeros(n)
             for part in _parts(len(thumbnails), _MEMBERS):
-                described = _described(thumbnails[part], np.zeros((1, 4), np.float32)).astype(np.float64)
+                described = _described(thumbnails[part].astype(np.float32), _OWN_FRAME).astype(np.float64)
                 total += described.sum(axis=0)
                 squares += (described**2).sum(axis=0)
             mean = total / len(thumbnails)
@@ -261,7 +262,7 @@ def _recognised(imprint: Imprint, sums: _Sums, thumbnails: GrayArray) -> BoolArr
     return seen
 
 
-def _least_likeness(sums: _Sums, near: PixelArray, thumbnails: GrayArray) -> GrayArray:
+def _least_likeness(sums: _Sums, near: PixelArray, thumbnails: npt.NDArray[np.float16]) -> GrayArray:
     """(2,) likeness from which images are copies, from how alike different images of the set are."""
     strict = np.array([_MOST, _NEVER], dtype=np.float32)
     if len(near) < _FEWEST:
@@ -270,11 +271,12 @@ def _least_likeness(sums: _Sums, near: PixelArray, thumbnails: GrayArray) -> Gra
     best = []
     for part in _parts(len(chosen), _QUERIES):
         rows = chosen[part]
-        asked = _asked(sums, thumbnails[rows], _FRAMES)
+        measured = thumbnails[rows].astype(np.float32)
+        asked = _asked(sums, measured, _FRAMES)
         members = _closest(near, asked, count=_NEIGHBORS)
         unmoved, likeness = _likeness(near, asked, members)
         other = members != rows[:, None]
-        fitted = _fitted(sums, near, thumbnails[rows], members, np.where(other, likeness, -1.0))
+        fitted = _fitted(sums, near, measured, members, np.where(other, likeness, -1.0))
         best.append([np.where(other & (each < _MAY_BE_COPIES), each, -1.0).max(axis=1) for each in (unmoved, fitted)])
     usual = np.quantile(np.concatenate(best, axis=1), _QUANTILE, axis=1)
     unmoved_least, moved_least = usual + (1 - usual) * (_SHARE_UNMOVED, _SHARE_MOVED)
@@ -313,8 +315,7 @@ def _closest(near: PixelArray, asked: GrayArray, *, count: int) -> IntArray:
 def _likeness(near: PixelArray, asked: GrayArray, members: IntArray) -> tuple[GrayArray, GrayArray]:
     """(q, k) likeness in the own frame, the best orientation; and (v, q, k) in every orientation and frame."""
     likeness: GrayArray = np.matmul(_signs(near[members]), asked[..., None])[..., 0]
-    unmoved: GrayArray = likeness[:8].max(axis=0)
-    return unmoved, likeness
+    return likeness[:8].max(axis=0), likeness
 
 
 def _fitted(sums: _Sums, near: PixelArray, thumbnails: GrayArray, members: IntArray, likeness: GrayArray) -> GrayArray:
@@ -356,14 +357,8 @@ def _described(thumbnails: GrayArray, placed: GrayArray) -> GrayArray:
     return unit
 
 
-def _cosines() -> GrayArray:
-    position = (np.arange(SIDE) + 0.5) * np.pi / SIDE
-    basis = np.cos(np.arange(_HIGHEST + 1)[:, None] * position)
-    basis[0] *= np.sqrt(0.5)
-    return basis.astype(np.float32)
-
-
-_COSINES = _cosines()
+_COSINES = np.cos(np.arange(_HIGHEST + 1)[:, None] * ((np.arange(SIDE) + 0.5) * np.pi / SIDE)).astype(np.float32)
+_COSINES[0] *= np.float32(np.sqrt(0.5))
 
 
 def _projection(salt: bytes) -> GrayArray:

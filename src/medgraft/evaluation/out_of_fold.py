@@ -71,6 +71,10 @@ class CrossValidation:
             "intervals held the truth in 80 to 94 of 100 simulated studies. Standard errors are therefore multiplied "
             f"by {self.widening:.2f} (Nadeau and Bengio, Machine Learning 2003), and then they held it in 95 to 100."
         )
+        note += (
+            " AUROC and AUPRC rank images of different models together, so they pay for models that are calibrated "
+            "differently; within folds the mean AUROC may be higher."
+        )
         if self.repeats > 1:
             note += " Repeats of an image count as one image; counts are means over the repeats."
         return {

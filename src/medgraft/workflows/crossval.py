@@ -28,6 +28,7 @@ from medgraft.training.plan import PlanRow
 from medgraft.types import CheckResult
 from medgraft.workflows.crossval_files import FitScores, write_fit, write_folds, write_pooled
 from medgraft.workflows.crossval_folds import Fold, make_folds, require_counts
+from medgraft.workflows.deep_checks import look_deeper
 from medgraft.workflows.fitting import Shared, fit, provenance_of, write_decided
 from medgraft.workflows.planning import PlannedRun, plan_run, replan, write_plan
 from medgraft.workflows.progress import Progress, Silent
@@ -96,14 +97,24 @@ def cross_validate_training(
     run = plan_run(Path(source), asked, progress, purpose="folds")
     work = _Work.of(run, folder, folds=folds, repeats=repeats, progress=progress)
     shown = work.shown_plan()
-    write_plan(folder, shown, progress)
+    every = np.arange(len(work.images))
+    looked = look_deeper(
+        work.images,
+        scored=every,
+        fit=None,
+        labelled=every,
+        config=run.config,
+        device=run.device,
+        progress=progress,
+    )
+    write_plan(folder, shown, progress, further=looked.checks)
     with StopRequest() as stop:
         fits = work.run_all(stop)
-    checks = (*run.prepared.checks, *work.checks, *_of_fits(fits))
+    checks = (*run.prepared.checks, *work.checks, *looked.checks, *_of_fits(fits))
     finished = {**work.provenance(), "state": "finished", "bundles": [one.bundle_id for one in fits]}
     finished["seconds"] = round(time.perf_counter() - began, 1)
     pooled = replace(run, plan=shown.plan, prepared=replace(run.prepared, checks=checks))
-    results = write_pooled(folder, pooled, fits, group=work.images.group, provenance=finished)
+    results = write_pooled(folder, pooled, fits, group=work.images.group, looked=looked, provenance=finished)
     write_json(folder / "run.json", finished)
     seconds = time.perf_counter() - began
     return CrossValidationResult(folder, results.report, results.evaluation, results.facts, seconds)

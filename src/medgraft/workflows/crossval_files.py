@@ -8,7 +8,7 @@ scores.csv, evaluation.json, report.html, plots/                                
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ from medgraft.report.evaluation_content import Case, FoldRow, ReportContent
 from medgraft.report.evaluation_page import write_report
 from medgraft.types import CheckResult, Estimate, FloatArray, IntArray, Scores
 from medgraft.workflows.crossval_folds import Fold
+from medgraft.workflows.deep_checks import Looked
 from medgraft.workflows.gallery import choose_cases, explained_cases, sample_grid
 from medgraft.workflows.planning import PlannedRun, shown
 from medgraft.workflows.results import Results
 from medgraft.workflows.run_folder import write_json, write_rows, write_text
 from medgraft.workflows.scored import patient_independence
+from medgraft.workflows.trust import facts_beside
 
 _HEADER = ("sample_id", "path", "patient_id", "label", "predicted", "correct", "status")
 _FOLD_HEADER = (
@@ -162,7 +164,13 @@ class _Pooled:
 
 
 def write_pooled(
-    folder: Path, run: PlannedRun, fits: Sequence[FitScores], *, group: IntArray, provenance: Mapping[str, Any]
+    folder: Path,
+    run: PlannedRun,
+    fits: Sequence[FitScores],
+    *,
+    group: IntArray,
+    looked: Looked,
+    provenance: Mapping[str, Any],
 ) -> Results:
     """Evaluate the out-of-fold scores of all fits, and write what a reader needs.
 
@@ -171,6 +179,7 @@ def write_pooled(
         run: all images, all checks, and the plan of the first fit.
         fits: all K x R of them, repeat after repeat.
         group: (N,) what was never torn apart, of the readable images.
+        looked: trivial baselines of the same images, among others.
         provenance: names and values for the end of the report.
     """
     prepared, config = run.prepared, run.config
@@ -191,13 +200,30 @@ def write_pooled(
         n_declared=len(prepared.manifest),
         seed=config.training.seed,
     ).with_patient_independence(patient_independence(manifest, prepared.checks))
-    beside = {"checks": [check.as_dict() for check in prepared.checks]}
+    evaluation = replace(
+        evaluation, cross_validation={**(evaluation.cross_validation or {}), "mean_of_folds": _means(fits)}
+    )
+    first = pooled.first(cluster)
+    facts, told = facts_beside(looked, first, config, patients_known=known)
+    checks = (*prepared.checks, *told)
+    beside = {**facts, "checks": [check.as_dict() for check in checks]}
     write_evaluation(evaluation, folder / "evaluation.json", beside=beside)
     write_json(folder / "checks.json", beside["checks"])
     errors = prepared.errors()
     write_text(folder / "scores.csv", "".join(_score_lines(pooled, prepared.manifest, fits, errors)))
-    page = _page(folder, run, fits, pooled, pooled.first(cluster), evaluation, provenance)
-    return Results(evaluation, {**evaluation.as_dict(), **beside}, write_report(page, folder))
+    whole = {**evaluation.as_dict(), **beside}
+    page = replace(_page(folder, run, fits, pooled, first, evaluation, provenance), evaluation=whole, checks=checks)
+    return Results(evaluation, whole, write_report(page, folder))
+
+
+def _means(fits: Sequence[FitScores]) -> dict[str, float | None]:
+    """Mean over the fits of what each achieved on its own images: no ranking across models."""
+    means: dict[str, float | None] = {}
+    for name in ("auroc", "accuracy"):
+        values = [one.evaluation.metrics[name].value for one in fits]
+        known = [value for value in values if value is not None]
+        means[name] = float(np.mean(known)) if len(known) == len(values) else None
+    return means
 
 
 def _score_lines(

@@ -67,34 +67,14 @@ def judge_trust(
         progress: told how far scoring again is.
     """
     known, seed = part.scored.patients_known, config.training.seed
-    beside = summarize_baselines(
-        _of_same(looked.baselines, answers), config.evaluation, model=answers, patients_known=known, seed=seed
-    )
-    alone = summarize_shortcuts(
-        _of_same(looked.sources, answers),
-        _of_same(looked.baselines, answers),
-        config.evaluation,
-        patients_known=known,
-        seed=seed,
-    )
+    facts, checks = facts_beside(looked, answers, config, patients_known=known)
     rescored = Rescored()
     if config.checks.deep:
         rescored = rescore(predictor, part, config=config, seed=seed, progress=progress)
+    facts["shortcuts"]["rescored"] = rescored.as_dict()
     subgroups = _subgroups(part, answers, predictor, config)
-    baselines = beside.baselines
-    if any(len(one) > len(answers.scores) for one in looked.baselines):  # some images are not among the leading ones
-        whole = summarize_baselines(looked.baselines, config.evaluation, model=None, patients_known=known, seed=seed)
-        baselines = {
-            name: {**of, "metrics_on_all": whole.baselines[name]["metrics"]} for name, of in baselines.items()
-        }
-    facts: dict[str, Any] = {
-        "baselines": baselines,
-        "baseline_verdict": beside.verdict,
-        "shortcuts": {"sources": alone.sources, "rescored": rescored.as_dict()},
-        "subgroups": None if subgroups is None else subgroups.as_dict(),
-        "conformal": None,
-        "shift": None if looked.shift is None else looked.shift.as_dict(),
-    }
+    facts["subgroups"] = None if subgroups is None else subgroups.as_dict()
+    facts["conformal"] = None
     if predictor.conformal is not None:
         facts["conformal"] = evaluate_conformal(
             predictor.conformal,
@@ -105,7 +85,37 @@ def judge_trust(
             seed=seed,
         )
     groups = () if subgroups is None else check_subgroups(subgroups)
-    return Trust(facts, (*beside.checks, *alone.checks, *rescored.checks, *groups), rescored.pairs)
+    return Trust(facts, (*checks, *rescored.checks, *groups), rescored.pairs)
+
+
+def facts_beside(
+    looked: Looked, answers: Answers, config: Config, *, patients_known: bool
+) -> tuple[dict[str, Any], tuple[CheckResult, ...]]:
+    """The entries ``baselines``, ``baseline_verdict``, ``shortcuts`` and ``shift`` of evaluation.json.
+
+    Args:
+        looked: trivial predictions of the same images, perhaps of more.
+        answers: what the model said.
+        config: intervals.
+        patients_known: whether the patients of the images are known.
+    """
+    rules, seed = config.evaluation, config.training.seed
+    same = _of_same(looked.baselines, answers)
+    beside = summarize_baselines(same, rules, model=answers, patients_known=patients_known, seed=seed)
+    alone = summarize_shortcuts(
+        _of_same(looked.sources, answers), same, rules, patients_known=patients_known, seed=seed
+    )
+    baselines = beside.baselines
+    if any(len(one) > len(answers.scores) for one in looked.baselines):  # some images are not among the leading ones
+        whole = summarize_baselines(looked.baselines, rules, model=None, patients_known=patients_known, seed=seed)
+        baselines = {name: {**of, "metrics_on_all": whole.baselines[name]["metrics"]} for name, of in baselines.items()}
+    facts = {
+        "baselines": baselines,
+        "baseline_verdict": beside.verdict,
+        "shortcuts": {"sources": alone.sources, "rescored": {}},
+        "shift": None if looked.shift is None else looked.shift.as_dict(),
+    }
+    return facts, (*beside.checks, *alone.checks)
 
 
 def _of_same(baselines: Sequence[Baseline], answers: Answers) -> list[Baseline]:

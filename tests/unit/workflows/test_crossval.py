@@ -138,7 +138,10 @@ def test_the_numbers_follow_from_the_scores_and_count_images(crossed: CrossValid
     assert (crossing["folds"], crossing["repeats"], crossing["n_images"]) == (3, 2, 60)
     assert "Bates" in crossing["note"] and "patients" in crossing["unit"]
     assert content["patient_independence"] == "verified"
-    thresholds = [float(row["threshold"]) for row in read_table(crossed.folder / "folds.csv")]
+    fold_rows = read_table(crossed.folder / "folds.csv")
+    for name, value in crossing["mean_of_folds"].items():
+        assert value == pytest.approx(np.mean([float(row[name]) for row in fold_rows]))
+    thresholds = [float(row["threshold"]) for row in fold_rows]
     assert content["operating_point"]["threshold"] == pytest.approx(np.mean(thresholds)) and len(set(thresholds)) > 1
 
 

@@ -40,7 +40,9 @@ def test_order_and_errors(trained: TrainedRun, inputs: list[Path], tmp_path: Pat
     assert [prediction.path for prediction in predictions] == expected_order(inputs)
     assert [prediction.status for prediction in predictions] == ["ok", "unscored", "unscored", "ok", "ok", "ok"]
     rows = read_table(tmp_path / "p.csv")
-    assert list(rows[0]) == ["sample_id", "path", "predicted", "status", "proba_no_tumor", "proba_tumor", "error"]
+    assert list(rows[0]) == [
+        "sample_id", "path", "predicted", "status", "proba_no_tumor", "proba_tumor", "prediction_set", "refer", "error",
+    ]  # fmt: skip
     assert [row["path"] for row in rows] == expected_order(inputs)
     assert rows[1]["error"].startswith("[") and rows[2]["error"].startswith("[IMG_")
     assert rows[1]["predicted"] == rows[1]["proba_tumor"] == "" and rows[0]["error"] == ""
