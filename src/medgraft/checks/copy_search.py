@@ -21,7 +21,7 @@ from medgraft.data.pixels import ImageRecord, Pixels
 from medgraft.types import IntArray
 
 # Raised when fingerprints or the search change.
-_VERSION = 2
+_VERSION = 1
 Progress = Callable[[str, int, int], None]
 
 

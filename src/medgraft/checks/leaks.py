@@ -162,7 +162,7 @@ def concluded(leaks: Leaks, scored: Manifest) -> str:
     if leaks.against == UNKNOWN:
         return "whether the model was trained on these images is not known"
     if not leaks.found:
-        return f"none of the {n:,} images is a copy of {leaks.against}"
+        return f"no copy of {leaks.against} was found among the {n:,} images"
     told = f"of {n:,} images {' and '.join(_kinds(leaks))}"
     if leaks.against == IN_SOME:
         told += ", and the other models do not remember theirs"
