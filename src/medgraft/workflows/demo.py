@@ -40,7 +40,7 @@ def demo(out: str | Path = "demo", *, progress: Progress | None = None) -> Train
     table = write_phantoms(folder / "phantoms", seed=TRAIN_SEED)
     new = write_phantoms(folder / "new-patients", patients=NEW_PATIENTS, seed=NEW_SEED)
     progress.say("== check ==")
-    for result in check(table, out=folder / "checks.json", progress=progress).checks:
+    for result in check(table, out=folder / "check", progress=progress).checks:
         progress.say(f"{result.severity}: {result.title} [{result.code}]")
     progress.say("== train ==")
     trained = train(table, out=folder / "run", progress=progress)

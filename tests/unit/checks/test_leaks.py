@@ -134,7 +134,7 @@ def test_the_conclusion_says_what_was_seen_and_of_what_the_numbers_are() -> None
         "94 others"
     )
     none = concluded(leaks_of("c" * 4), manifest_of("abab").manifest)
-    assert none == "none of the 4 images is a copy of train and validation images"
+    assert none == "no copy of train and validation images was found among the 4 images"
 
 
 def test_the_conclusion_ends_where_a_class_or_everything_is_gone() -> None:

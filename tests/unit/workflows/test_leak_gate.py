@@ -157,7 +157,7 @@ def test_strict_lets_clean_parts_pass(table: Path, tmp_path: Path) -> None:
     result = train(write_table(table, rows), out=tmp_path / "run", settings=(*QUICK, "checks.strict=true"))
     found = contents(result.folder)
     assert found["headline"] == "all" and found["leaks"]["exact"] == found["leaks"]["near"] == 0
-    assert found["leaks"]["conclusion"] == "none of the 15 images is a copy of train and validation images"
+    assert found["leaks"]["conclusion"] == "no copy of train and validation images was found among the 15 images"
     assert found["subsets"]["clean"] == found["subsets"]["all"] and found["subsets"]["copied"]["n_images"] == 0
     assert {row["subset"] for row in read_table(result.folder / "scores.csv")} == {"clean"}
 
@@ -247,7 +247,7 @@ def test_on_new_patients_nothing_is_found(trained: TrainedRun, tmp_path: Path) -
     table = write_phantoms(tmp_path / "new", patients=8, slices=3, size=64, seed=2)
     result = evaluate(trained.bundle, table, out=tmp_path / "out", settings=(*FAST, "checks.strict=true"))
     found = contents(result.folder)
-    assert found["leaks"]["conclusion"] == "none of the 24 images is a copy of the images the model was trained on"
+    assert found["leaks"]["conclusion"] == "no copy of the images the model was trained on was found among the 24 images"
     assert found["headline"] == "all" and found["subsets"]["clean"] == found["subsets"]["all"]
     assert not {"SEEN_IN_TRAINING", "LEAK_NOTHING_CLEAN"} & {check["code"] for check in found["checks"]}
     assert {row["subset"] for row in read_table(result.folder / "scores.csv")} == {"clean"}
