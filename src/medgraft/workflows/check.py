@@ -181,13 +181,22 @@ def _compare(found: _Found, sources: tuple[Path, Path], config: Config, progress
     if not len(other):
         raise DataError("AGAINST_EMPTY", "no image of the other source can be read", where=str(against))
     device, _ = choose_device(config.training.device)
-    names = (sources[0].resolve().stem, against.resolve().stem)
+    names = _told_apart(sources[0].resolve(), against.resolve())
     shift = shift_between((own, other), names, config=config, device=device, progress=progress)
     if shift is None:
         title = f"too few patients or independent images to compare {names[0]} with {names[1]}"
         told = CheckResult("SHIFT_TOO_FEW", "note", title, {"n_images": [len(own), len(other)]})
         return replace(found, checks=(*found.checks, told))
     return replace(found, checks=(*found.checks, *check_shift(shift)), shift=shift.as_dict())
+
+
+def _told_apart(one: Path, other: Path) -> tuple[str, str]:
+    """Names of two sources, with their folders where the files are called alike."""
+    for parts in (1, 2):
+        names = ["/".join(path.parts[-parts:]) for path in (one, other)]
+        if names[0] != names[1]:
+            return names[0], names[1]
+    return "this source", "the other source"
 
 
 def _write(folder: Path, found: _Found, *, title: str) -> Path:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from medgraft.checks.copy_search import CopySearch, search_copies
 from medgraft.data.phantom import draw_patient
-from medgraft.data.pixels import ImageRecord, Pixels
+from medgraft.data.pixels import ImageRecord
 from medgraft.types import IntArray, PixelArray
 
 

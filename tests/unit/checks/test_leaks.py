@@ -43,8 +43,7 @@ def sources(
     named = [f"i{row}" for row in range(n)]
     made = checked(blank, labels or ["ab"[row % 2] for row in range(n)], patients=patients, paths=named)
     records = [
-        replace(record, pixel_hash=pixel_hash)
-        for record, pixel_hash in zip(made.records, hashes or named, strict=True)
+        replace(record, pixel_hash=pixel_hash) for record, pixel_hash in zip(made.records, hashes or named, strict=True)
     ]
     manifest = made.manifest.with_splits(cast(Sequence[Split], splits))
     return CheckedImages.of(manifest, records, made.pixels, near_copies=near)
@@ -106,9 +105,7 @@ def test_subsets_share_no_image_and_leave_none_out(kinds: str) -> None:
     assert names[0] == "all" and ("same_patient" in names) == ("p" in kinds)
     apart = np.concatenate([leaks.rows(name) for name in names[1:]])
     assert sorted(apart.tolist()) == leaks.rows("all").tolist() == list(range(len(kinds)))
-    assert [name for name in leaks.named()] == [
-        {"c": "clean", "p": "same_patient"}.get(kind, "copied") for kind in kinds
-    ]
+    assert leaks.named() == [{"c": "clean", "p": "same_patient"}.get(kind, "copied") for kind in kinds]
 
 
 def test_the_leading_numbers_are_of_the_clean_images_if_there_are_any() -> None:
@@ -241,7 +238,7 @@ def test_one_member_that_remembers_is_enough_to_find_and_too_little_to_clear() -
     told = concluded(leaks, manifest)
     assert "3 are pixel-identical to images that some of the models were trained on" in told
     assert "the other models do not remember theirs" in told
-    assert [check.code for check in check_leaks(leaks, manifest)][0] == "SEEN_IN_TRAINING"
+    assert next(check.code for check in check_leaks(leaks, manifest)) == "SEEN_IN_TRAINING"
     with pytest.raises(DataError, match="LEAK_REFUSED") as caught:
         refuse_leaks(leaks, manifest, where="images")
     assert [problem.where for problem in caught.value.problems] == ["i0", "i1", "i2"]

@@ -247,7 +247,9 @@ def test_on_new_patients_nothing_is_found(trained: TrainedRun, tmp_path: Path) -
     table = write_phantoms(tmp_path / "new", patients=8, slices=3, size=64, seed=2)
     result = evaluate(trained.bundle, table, out=tmp_path / "out", settings=(*FAST, "checks.strict=true"))
     found = contents(result.folder)
-    assert found["leaks"]["conclusion"] == "no copy of the images the model was trained on was found among the 24 images"
+    assert (
+        found["leaks"]["conclusion"] == "no copy of the images the model was trained on was found among the 24 images"
+    )
     assert found["headline"] == "all" and found["subsets"]["clean"] == found["subsets"]["all"]
     assert not {"SEEN_IN_TRAINING", "LEAK_NOTHING_CLEAN"} & {check["code"] for check in found["checks"]}
     assert {row["subset"] for row in read_table(result.folder / "scores.csv")} == {"clean"}
@@ -268,9 +270,7 @@ def test_strict_evaluation_refuses_and_writes_nothing(trained: TrainedRun, tmp_p
         evaluate(trained.bundle, trained.table, out=tmp_path / "out", settings=(*FAST, "checks.strict=true"))
     assert caught.value.code == "LEAK_REFUSED" and not (tmp_path / "out").exists()
     parts = read_table(trained.folder / "manifest.csv")
-    assert {one.where for one in caught.value.problems} == {
-        row["sample_id"] for row in parts if row["split"] != "test"
-    }
+    assert {one.where for one in caught.value.problems} == {row["sample_id"] for row in parts if row["split"] != "test"}
     assert all("the images the model was trained on" in one.what for one in caught.value.problems)
 
 
