@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any, Literal, cast
 
@@ -101,8 +102,7 @@ class FrozenEngine:
 
     def _try_openvino(self, module: nn.Module, precision: Precision) -> None:
         try:
-            openvino = _import_openvino()
-            core = openvino.Core()
+            openvino, core = _import_openvino(), _core()
             if precision == "auto":
                 native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
                 self.precision = "bfloat16" if native else "float32"
@@ -137,6 +137,17 @@ def _compile(openvino: Any, core: Any, module: nn.Module, size: tuple[int, int],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         },
     )
+
+
+@cache
+def _core() -> Any:
+    """One for the process, never destroyed.
+
+    The CPU plugin of OpenVINO 2026.4 gives the thread that loads it a signal stack, and restores the one it found when
+    it is destroyed. Of two that do not end in the opposite order of their beginning, the second restores what the
+    first has freed, and the next signal (Ctrl-C, SIGTERM) kills the process.
+    """
+    return _import_openvino().Core()
 
 
 def _import_openvino() -> ModuleType:

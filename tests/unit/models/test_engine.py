@@ -106,6 +106,13 @@ def test_torch_engine_is_a_snapshot(features: Features, monkeypatch: pytest.Monk
         weight.copy_(kept)
 
 
+def test_openvino_is_loaded_once_for_all_engines(features: Features, float32: FrozenEngine) -> None:
+    """Two loads that end in the order they began leave a freed signal stack: the next Ctrl-C would be a crash."""
+    made = FrozenEngine(features, SIZE, precision="float32")
+    assert made.engine == float32.engine == "openvino"
+    assert engine_module._core.cache_info().misses == 1
+
+
 def test_wrong_shape(float32: FrozenEngine) -> None:
     with pytest.raises(ValueError, match=r"must be \(n, 3, 64, 64\)"):
         float32.run(np.zeros((2, 64, 64, 3), np.uint8))
