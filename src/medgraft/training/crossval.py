@@ -59,7 +59,7 @@ def make_folds(group: IntArray, label: IntArray, *, classes: Sequence[str], seed
     """Folds of whole groups with each class in its share.
 
     Args:
-        group: (N,) 0.., images that must stay together: patients joined with exact copies.
+        group: (N,) 0.., images that must stay together: patients joined with copies.
         label: (N,) class index.
         classes: C names.
         seed: of the random choices.
