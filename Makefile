@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/installed.stamp
 PYTEST_ARGS ?=
+QUICK := -m "not slow and not soak"
 
-.PHONY: demo setup check format test clean
+.PHONY: demo setup check format test test-all clean
 demo: $(STAMP) ## phantom brain MRI: generate, train, evaluate, report
 	rm -rf demo
 	$(BIN)/medgraft demo --out demo
@@ -21,7 +22,10 @@ format: $(STAMP) ## rewrite the sources in the house style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-test: $(STAMP) ## all tests; PYTEST_ARGS adds options
+test: $(STAMP) ## the tests of every change; PYTEST_ARGS adds options
+	$(BIN)/pytest $(QUICK) $(PYTEST_ARGS)
+
+test-all: $(STAMP) ## simulations of coverage and other long tests too
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 clean: ## the environment and everything generated
